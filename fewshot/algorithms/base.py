@@ -1,0 +1,49 @@
+"""A few-shot learner is a function from a support set to a predictor."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewshot.inner_loop import Params
+from fewshot.tasks import TaskBatch, TaskKind
+
+Fitted = Any  # a tree of tensors: adapted weights, prototypes, a memory, …
+
+
+class Algorithm(nn.Module, ABC):
+    """Two verbs, written for ONE task as pure maths; the engine turns one task into many.
+
+    Everything that is meta-learned is a parameter of the module, and reaches the verbs as `params`
+    (name -> tensor), never through `self`: so the same code runs plainly, vectorised and differentiated.
+    An algorithm knows nothing of data sets, Lightning, Hydra or devices.
+    """
+
+    kind: TaskKind
+    inner_steps: int  # steps that `fit(training=True)` takes; 0 where there are none
+    eval_inner_steps: int  # steps that `fit` takes otherwise
+    task_chunk: int | None  # tasks that are computed together; None: the whole meta-batch
+
+    @abstractmethod
+    def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, training: bool = False) -> Iterable[Fitted]:
+        """Learns one task: support_x (N*K, C, H, W), support_y (N*K,) -> the sequence of fitted states.
+
+        The first state is before any learning, the last one is the result; a method that learns in one
+        go yields just that. `training` selects the inner steps of meta-training, and allows a graph.
+        """
+
+    @abstractmethod
+    def predict(self, fitted: Fitted, query_x: Tensor) -> Tensor:
+        """Answers one task's queries (N*Q, C, H, W) with one fitted state: logits (N*Q, N)."""
+
+    def meta_loss(self, params: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
+        """What meta-training lowers, for one task: its query loss after fitting, and its score; both ()."""
+        *_, fitted = self.fit(params, task.support_x, task.support_y, training=True)
+        predictions = self.predict(fitted, task.query_x)
+        return self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
+
+    @property
+    def transductive(self) -> bool:
+        """True where a prediction depends on the other queries of its task (statistics of their batch)."""
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())

@@ -1,0 +1,115 @@
+"""What a checkpoint holds besides weights, the run's own configuration, and how it is taken up again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fewshot.errors import UserError
+
+RECORD = "fewshot"  # key in the checkpoint
+SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the learner; the rest is circumstance
+_NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
+
+
+def record(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them."""
+    return {"config": OmegaConf.to_container(cfg, resolve=False), "overrides": list(overrides)}
+
+
+def read(path: str) -> dict[str, Any]:
+    """Reads a checkpoint of this project; runs no code that it may contain."""
+    import torch
+
+    if not Path(path).is_file():
+        raise UserError(f"ckpt_path={path}: there is no such file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds, by what the bytes look like
+        first = str(error).strip().splitlines()[:1]
+        raise UserError(f"ckpt_path={path} is damaged or no checkpoint ({first[0] if first else error!r})") from error
+    if not (isinstance(checkpoint, dict) and RECORD in checkpoint and "state_dict" in checkpoint):
+        raise UserError(f"ckpt_path={path} is a file of torch, but no checkpoint written by train.py")
+    return checkpoint
+
+
+def load_weights(module: Any, checkpoint: dict[str, Any], path: str) -> None:
+    """Puts a checkpoint's weights into a module that must fit them exactly."""
+    theirs, ours = checkpoint["state_dict"], module.state_dict()
+    for name in sorted(theirs.keys() | ours.keys()):
+        there, here = (tuple(s[name].shape) if name in s else "missing" for s in (theirs, ours))
+        if there != here:
+            raise UserError(
+                f"ckpt_path={path} does not fit this model: {name} is {there} in the checkpoint and {here} here; "
+                "keep model, algo and data.n_way as they were trained"
+            )
+    module.load_state_dict(theirs)
+
+
+def recall(arguments: list[str], *, resume: bool) -> list[str]:
+    """Puts the overrides that a checkpoint's run was started with before those typed now.
+
+    So Hydra composes that run's groups, knows their keys, and later arguments win.
+
+    Args:
+        arguments: the command line without the program's name.
+        resume: train.py goes on in the run's own folder; evaluate.py makes one of its own.
+    """
+    path = next((a.removeprefix("ckpt_path=") for a in arguments if a.startswith("ckpt_path=")), "null")
+    if path == "null" or "," in path:  # several checkpoints: each job takes its own up, without new keys
+        return arguments
+    recalled = _recalled(read(path))
+    if resume:
+        folder = Path(path).resolve().parent
+        inside = folder.name == "checkpoints" and (folder.parent / ".hydra").is_dir()
+        if inside and not any(a.startswith("hydra.run.dir=") for a in arguments):
+quoted = str(folder.parent).replace("'", "\\'")
+            recalled.append(f"hydra.run.dir='{quoted}'")
+    else:
+        recalled.append("task_name=evaluate")
+    flags = [a for a in arguments if a.startswith("-")]
+    return [*flags, *recalled, *(a for a in arguments if not a.startswith("-"))]
+
+
+def _recalled(checkpoint: dict[str, Any]) -> list[str]:
+    return [o for o in checkpoint[RECORD]["overrides"] if _key(o).split(".")[0].split("/")[0] not in _NOT_RECALLED]
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """The run's own configuration, with what was typed now on top.
+
+    The files in conf/ may have changed since the run: what it was trained with stands in the checkpoint,
+    and only a key or group named on today's command line replaces it.
+
+    Args:
+        cfg: today's composition of the recalled and the typed overrides.
+        overrides: both, recalled first.
+    """
+    typed = [_key(override) for override in overrides[len(_recalled(checkpoint)) :]]
+    if "experiment" in typed:
+        return cfg
+    stored = OmegaConf.create(checkpoint[RECORD]["config"])
+    restored = cfg.copy()
+    OmegaConf.set_struct(restored, False)
+    for section in SECTIONS:
+        if section in typed:
+            continue
+        today = OmegaConf.to_container(cfg, resolve=False)
+        restored[section] = stored[section]
+        for key in (key for key in typed if key.startswith(f"{section}.")):
+            OmegaConf.update(restored, key, _select(today, key))
+    OmegaConf.set_struct(restored, True)
+    return restored
+
+
+def _select(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        if part not in tree:  # deleted with ~
+            return None
+        tree = tree[part]
+    return tree

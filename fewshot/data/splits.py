@@ -1,0 +1,95 @@
+"""Which classes are for training, validation and test, by name; sorted, seeded, the same on every machine."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from fewshot.data.images import ImageSet
+from fewshot.errors import UserError
+
+SPLITS = ("train", "val", "test")
+Split = dict[str, list[int]]  # split -> sorted indices of classes
+
+# The alphabets of O. Vinyals et al. (2016) as their followers share them: 1028/172/423 characters. One
+# alphabet, Gurmukhi, is cut: its first 41 characters train, its last four test.
+_VINYALS_VAL = frozenset({"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"})
+_VINYALS_TEST = frozenset(
+    {"Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya"}
+    | {"Sylheti", "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG"}
+    | {f"Gurmukhi/character{number}" for number in range(42, 46)}
+)
+
+
+def split_classes(image_set: ImageSet, name: str, seed: int) -> Split:
+    """Divides the classes of a data set by the rule called `name`.
+
+    official: five sixths of the background part's alphabets train, the others validate, the evaluation part
+        tests (Omniglot: 25, 5 and 20 alphabets).
+    background_characters: of the background part's characters int(0.8 n) train, the others validate,
+        alphabets shared (the homework's: 771 and 193); the evaluation part tests.
+    random_characters: all characters shuffled; 1100, 100 and 423 of Omniglot's 1623, or that proportion.
+    vinyals: the lists of Vinyals et al. 2016 (1028, 172, 423); Omniglot only.
+
+    Args:
+        seed: decides which alphabets or characters; `vinyals` has no choice to make.
+    """
+    if name not in _RULES:
+        raise UserError(f"data.split={name} is not one of {', '.join(_RULES)}")
+    labels = _RULES[name](image_set, np.random.default_rng((seed, 0x5011)))
+    return {split: [i for i, label in enumerate(labels) if label == split] for split in SPLITS}
+
+
+def class_lists(image_set: ImageSet, split: Split) -> dict[str, dict[str, object]]:
+    """The names of every split's classes and the sha256 of the list, one name a line."""
+    names = {part: [image_set.names[i] for i in split[part]] for part in SPLITS}
+    return {
+        part: {"sha256": hashlib.sha256("\n".join(listed).encode()).hexdigest(), "classes": listed}
+        for part, listed in names.items()
+    }
+
+
+def _official(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    groups = sorted({_group(n) for n, p in zip(image_set.names, image_set.parts, strict=True) if p == "background"})
+    held_out = max(1, round(len(groups) / 6))
+    val = {groups[i] for i in rng.permutation(len(groups))[:held_out]}
+    return [
+        "test" if part == "evaluation" else "val" if _group(name) in val else "train"
+        for name, part in zip(image_set.names, image_set.parts, strict=True)
+    ]
+
+
+def _background_characters(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    background = [i for i, part in enumerate(image_set.parts) if part == "background"]
+    train = {background[i] for i in rng.permutation(len(background))[: int(0.8 * len(background))]}
+    return [
+        "test" if part == "evaluation" else "train" if i in train else "val" for i, part in enumerate(image_set.parts)
+    ]
+
+
+def _random_characters(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    total = len(image_set.names)
+    train, val = round(total * 1100 / 1623), round(total * 100 / 1623)
+    rank = np.argsort(rng.permutation(total))
+    return ["train" if r < train else "val" if r < train + val else "test" for r in rank]
+
+
+def _vinyals(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    if "Gurmukhi/character42" not in image_set.names:
+        raise UserError("data.split=vinyals lists characters of Omniglot: use it with data=omniglot")
+    return [
+        "val" if _group(name) in _VINYALS_VAL else "test" if {name, _group(name)} & _VINYALS_TEST else "train"
+        for name in image_set.names
+    ]
+
+
+def _group(name: str) -> str:
+    return name.rsplit("/", 1)[0]
+
+
+_RULES: dict[str, Callable[[ImageSet, np.random.Generator], list[str]]] = {
+    "official": _official,
+    "background_characters": _background_characters,
+    "random_characters": _random_characters,
+    "vinyals": _vinyals,
+}

@@ -1,0 +1,39 @@
+"""Mistakes that a person can mend, told in one line."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can mend: the message says what is wrong, with both numbers, and what to do."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns a `UserError`, a refused Hydra override or a full disk into `error: …` and exit code 2.
+
+    Anything else is a defect of ours and keeps its traceback, as everything does under
+    `HYDRA_FULL_ERROR=1`.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        yield
+        return
+    from hydra.errors import HydraException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # otherwise Hydra prints its own pages and exits before we see it
+    try:
+        yield
+    except UserError as error:
+        _exit(str(error))
+    except HydraException as error:
+        cause = error.__cause__
+        _exit(str(cause) if isinstance(cause, UserError) else str(error))
+    except OSError as error:
+        _exit(f"{error.strerror or error}: {error.filename or 'the output folder'}; choose another with hydra.run.dir=DIR")
+
+
+def _exit(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

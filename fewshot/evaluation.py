@@ -1,0 +1,78 @@
+"""From the scores of episodes to a number with an interval, and its record, results.json."""
+
+import json
+import math
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Scores(NamedTuple):
+    """One evaluation, float64."""
+
+    scores: Tensor  # (E,) of every episode, after the last inner step
+    losses: Tensor  # (E,)
+    curve: Tensor  # (2, E', S): losses and scores of the first E' episodes, before and after each step
+
+
+def interval(scores: Tensor) -> tuple[float, float]:
+    """Mean of independent episodes and half its 95 % interval, 1.96 s/√E (s with E − 1; nan for E = 1).
+
+    Episodes are the sample, not queries: the queries of a task share its support set and are not
+    independent. The interval is about the episodes drawn, for one trained model; it does not contain
+    the spread over seeds.
+    """
+    mean = scores.double().mean().item()
+    if len(scores) < 2:
+        return mean, math.nan
+    return mean, 1.96 * scores.double().std().item() / math.sqrt(len(scores))
+
+
+def summary(record: dict[str, Any]) -> str:
+    """The one line that is printed: way, shot, mean ± interval, episodes, normalisation."""
+    return (
+        f"{record['n_way']}-way {record['k_shot']}-shot {record['metric']} "
+        f"{record['mean']:.3f} ± {record['ci95']:.3f} ({record['episodes']} episodes, {record['normalization']})"
+    )
+
+
+def state_curve(evaluated: Scores) -> dict[str, Any]:
+    """Mean score and interval in every fitted state, for the record."""
+    points = [interval(column) for column in evaluated.curve[1].T]
+    return {
+        "episodes": evaluated.curve.shape[1],
+        "mean": [mean for mean, _ in points],
+        "ci95": [ci95 for _, ci95 in points],
+    }
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes under a temporary name and renames: under `path` stands the whole record or none."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what decides numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("fewshot", "torch", "torchvision", "lightning", "hydra-core", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "-dirty" if it was changed since; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

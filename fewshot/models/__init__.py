@@ -1,0 +1,1 @@
+"""Networks without hidden state: what they compute depends on parameters and input alone."""

@@ -1,0 +1,171 @@
+"""The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics.aggregation import CatMetric
+
+from fewshot import engine
+from fewshot.algorithms.base import Algorithm
+from fewshot.errors import UserError
+from fewshot.evaluation import Scores, interval
+from fewshot.tasks import TaskBatch
+
+
+class MetaLearner(LightningModule):
+    """Meta-trains an algorithm: one batch of tasks, one meta-gradient, one step of one optimiser.
+
+    `trainer.max_steps` therefore counts meta-updates. Works in `trainer.fit`, `validate` and `test`, also
+    where Lightning has switched inference mode on.
+
+    Args:
+        algorithm: what is meta-trained.
+        optimizer: called as optimizer(parameters) -> Optimizer.
+        schedule: "constant", or "cosine": the step size falls to zero over `trainer.max_steps`.
+        grad_clip: largest norm of the meta-gradient, longer ones are scaled down; None: never.
+        curve_episodes: number of tasks, of every evaluation, that are judged before adaptation and after
+            each inner step as well; every such judgement costs as much as the one at the end.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        *,
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        schedule: str = "constant",
+        grad_clip: float | None = None,
+        curve_episodes: int = 100,
+    ) -> None:
+        super().__init__()
+        if schedule not in ("constant", "cosine"):
+            raise UserError(f"outer.schedule={schedule} is not one of constant, cosine")
+        if grad_clip is not None and not grad_clip > 0:
+            raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
+        self.automatic_optimization = False
+        self.algorithm = algorithm
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.grad_clip = grad_clip
+        self.curve_episodes = curve_episodes
+        self.scores = CatMetric()  # (episodes,), gathered over devices
+        self.losses = CatMetric()
+        self.curve = CatMetric()  # (curve_episodes, S), flattened
+        self.evaluated: Scores | None = None  # of the latest validation or test
+        self.curve_seen = 0
+        self._since = (0, 0.0)  # step and time of the latest report of speed
+
+    def on_fit_start(self) -> None:
+        """Starts the clock."""
+        self._since = (self.global_step, time.perf_counter())
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """One meta-update from T tasks."""
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        assert not isinstance(optimizer, list) and isinstance(scheduler, LambdaLR)
+        step, tasks = self.global_step, len(batch.support_y)
+        reporting = (step + 1) % self.trainer.log_every_n_steps == 0
+        if reporting:
+            self._log_curve(batch)
+        optimizer.zero_grad()
+        losses, scores = engine.meta_backward(self.algorithm, batch, self.manual_backward)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        self._refuse_nonfinite(losses, norm, step)
+        if self.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.grad_clip, norm)
+        lr = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+        report = {"loss": losses.mean(), self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
+        if reporting:
+            report["tasks_per_second"] = self._tasks_per_second(tasks)
+        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=tasks)
+
+    def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Scores some of the fixed validation tasks."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
+        """Scores some of the fixed test tasks."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Reports all of them."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Reports all of them."""
+        self._report("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """One optimiser over everything meta-learned, and the schedule of its step size."""
+        optimizer = self.optimizer(self.parameters())
+        total = max(1, self.trainer.max_steps)
+        cosine = self.schedule == "cosine"
+        scheduler = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / total)) / 2 if cosine else 1.0)
+        return [optimizer], [scheduler]
+
+    def _refuse_nonfinite(self, losses: Tensor, norm: Tensor, step: int) -> None:
+        """Stops before a bad number reaches the weights."""
+        if torch.isfinite(norm) and torch.isfinite(losses).all():
+            return
+        bad = int((~torch.isfinite(losses)).sum())
+        last = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
+        raise UserError(
+            f"outer step {step}: the meta-loss is not finite for {bad} of {len(losses)} tasks and the meta-gradient's "
+            f"norm is {norm:.3g}; the weights were not touched. Last good checkpoint: {last}. "
+            "Lower algo.inner_lr or outer.optimizer.lr, or set outer.grad_clip"
+        )
+
+    def _log_curve(self, batch: TaskBatch) -> None:
+        """Logs loss and score of the training tasks before adaptation and after each inner step."""
+        judged = engine.evaluate(self.algorithm, batch, training=True, every_state=True).mean(1)  # (2, S)
+        self._log_states("train", judged, len(batch.support_y))
+
+    def _log_states(self, stage: str, judged: Tensor, tasks: int) -> None:
+        for name, values in zip(("loss", self.algorithm.kind.short), judged, strict=True):
+            for state, value in enumerate(values):
+                self.log(f"{stage}/{name}_step_{state}", value, batch_size=tasks)
+
+    def _tasks_per_second(self, tasks: int) -> float:
+        """The rate since the latest report, validation left out."""
+        (step, then), now = self._since, time.perf_counter()
+        self._since = (self.global_step, now)
+        return (self.global_step - step) * tasks / (now - then)
+
+    @torch.inference_mode(False)
+    def _evaluate(self, batch: TaskBatch) -> None:
+        # Tensors made in inference mode can never be differentiated; adaptation needs to: copy them.
+        batch = TaskBatch(*(tensor.clone() if tensor.is_inference() else tensor for tensor in batch))
+        wanted = max(0, self.curve_episodes - self.curve_seen)
+        head, tail = (TaskBatch(*(t[part] for t in batch)) for part in (slice(wanted), slice(wanted, None)))
+        for part, every_state in ((head, True), (tail, False)):
+            if len(part.support_y):
+                losses, scores = engine.evaluate(self.algorithm, part, every_state=every_state)
+                self.losses.update(losses[:, -1])
+                self.scores.update(scores[:, -1])
+                if every_state:
+                    self.curve.update(torch.stack([losses, scores], -1).flatten())
+        self.curve_seen += len(head.support_y)
+
+    def _report(self, stage: str) -> None:
+        """Gathers the evaluation's tasks, logs them and keeps them in `evaluated`."""
+        states = self.algorithm.eval_inner_steps + 1
+        curve = self.curve.compute().view(-1, states, 2).permute(2, 0, 1).double()  # (2, E, S)
+        self.evaluated = Scores(self.scores.compute().double(), self.losses.compute().double(), curve)
+        for metric in (self.scores, self.losses, self.curve):
+            metric.reset()
+        self.curve_seen = 0
+        mean, ci95 = interval(self.evaluated.scores)
+        short, episodes = self.algorithm.kind.short, len(self.evaluated.scores)
+        report = {"loss": self.evaluated.losses.mean(), short: mean, "ci95": ci95}
+        self.log_dict({f"{stage}/{name}": float(value) for name, value in report.items()}, batch_size=episodes)
+        self._log_states(stage, curve.mean(1).float(), curve.shape[1])
+        self._since = (self.global_step, time.perf_counter())

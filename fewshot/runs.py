@@ -1,0 +1,235 @@
+"""From a configuration to objects and back to a record: the one file that knows both Hydra and Lightning."""
+
+import logging
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from fewshot import checkpoints, figures
+from fewshot.algorithms.base import Algorithm
+from fewshot.data.datamodule import EpisodeData
+from fewshot.engine import keep_freed_memory
+from fewshot.errors import UserError
+from fewshot.evaluation import git_commit, interval, state_curve, summary, versions, write_json
+from fewshot.metrics_csv import MetricsCSV
+from fewshot.outer import MetaLearner
+from fewshot.tasks import Classification
+
+log = logging.getLogger(__name__)
+
+# What Lightning says of every run of this kind, and why it does not apply.
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",  # drawing indices costs less than a worker would
+    ".*Checkpoint directory .* exists and is not empty.*",  # resumed runs go on in their folder
+    ".*You set `Trainer\\(accelerator='cpu'\\)` but.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of torch
+    ".*GPU available but not used.*",
+)
+
+
+def train(cfg: DictConfig) -> float:
+    """Meta-trains, scores the best checkpoint on the test tasks, writes the run folder.
+
+    Returns:
+        The best validation value, for a sweeper; never a test value.
+    """
+    folder, status = Path(HydraConfig.get().runtime.output_dir), 1
+    try:
+        checkpoint = checkpoints.read(cfg.ckpt_path) if cfg.ckpt_path else None
+        overrides = list(HydraConfig.get().overrides.task)
+        if checkpoint is not None:
+            cfg = checkpoints.restore(cfg, checkpoint, overrides)
+        data, learner = _build_learner(cfg)
+        _refuse_untrainable(learner)
+        _refuse_full_disk(folder, learner)
+        if checkpoint is not None:
+            checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
+            _refuse_finished(checkpoint, cfg)
+        loggers = _build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
+        callbacks = [*(_build(node) for node in cfg.callbacks.values()), _Record(checkpoints.record(cfg, overrides))]
+        trainer = _build_trainer(cfg, loggers, callbacks)
+        write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
+        started = time.perf_counter()
+        _run(trainer.fit, learner, datamodule=data, ckpt_path=cfg.ckpt_path or None, weights_only=True)
+        best = trainer.checkpoint_callback
+        if cfg.test:
+            seconds = {"train_seconds": time.perf_counter() - started}
+            path = best.best_model_path
+            checkpoints.load_weights(learner, checkpoints.read(path), path)
+            _test(cfg, folder, trainer, data, learner, path, seconds)
+        status = 0
+        return float(best.best_model_score)
+    finally:
+        _close_wandb(status)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Scores a checkpoint, or an algorithm that needs none, on the test tasks; returns the record."""
+    folder, status = Path(HydraConfig.get().runtime.output_dir), 1
+    try:
+        if cfg.ckpt_path:
+            checkpoint = checkpoints.read(cfg.ckpt_path)
+            cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
+        data, learner = _build_learner(cfg)
+        if cfg.ckpt_path:
+            checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
+        elif any(True for _ in learner.parameters()):
+            raise UserError(f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt")
+        trainer = _build_trainer(cfg, _build_loggers(cfg, 0), [_build(cfg.callbacks.progress)])
+        found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
+        status = 0
+        return found
+    finally:
+        _close_wandb(status)
+
+
+def _build_learner(cfg: DictConfig) -> tuple[EpisodeData, MetaLearner]:
+    """Data first: it knows how many channels and pixels the model sees, and most mistakes show there."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    keep_freed_memory()
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = _build(cfg.data)
+    data.setup()
+    model = _build(cfg.model, in_channels=data.channels, image_size=data.image_size, n_out=cfg.data.n_way)
+    algorithm: Algorithm = _build(cfg.algo, model=model, kind=Classification())
+    return data, _build(cfg.outer, algorithm=algorithm)
+
+
+def _build(node: DictConfig, **given: Any) -> Any:
+    """`instantiate`, with the mistakes that our constructors refuse told as they were written."""
+    try:
+        return instantiate(node, **given)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError | MisconfigurationException | TypeError | ValueError | ImportError):
+            raise UserError(str(error.__cause__)) from error
+        raise
+
+
+def _build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
+    loggers = [_build(node) for node in cfg.logger.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        if isinstance(logger, MetricsCSV) and step:
+            logger.resume(step)
+    return loggers
+
+
+def _build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
+    if cfg.trainer.devices != 1:
+        raise UserError(f"trainer.devices={cfg.trainer.devices}: a run uses one device; set trainer.devices=1")
+    if cfg.trainer.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed: inner gradients are not scaled and underflow in half precision; "
+            "use 32-true or bf16-mixed"
+        )
+    if cfg.trainer.max_steps < 1:
+        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
+    return _build(cfg.trainer, logger=loggers, callbacks=callbacks)
+
+
+def _run(verb: Any, *arguments: Any, **options: Any) -> Any:
+    try:
+        return verb(*arguments, **options)
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+
+
+def _refuse_untrainable(learner: MetaLearner) -> None:
+    if not any(p.requires_grad for p in learner.parameters()):
+        name = type(learner.algorithm).__name__.lower()
+        raise UserError(f"algo={name} has nothing to train: score it with python evaluate.py algo={name}")
+
+
+def _refuse_finished(checkpoint: dict[str, Any], cfg: DictConfig) -> None:
+    if checkpoint["global_step"] >= cfg.trainer.max_steps:
+        raise UserError(
+            f"ckpt_path={cfg.ckpt_path} stands at step {checkpoint['global_step']} of trainer.max_steps="
+            f"{cfg.trainer.max_steps}: nothing is left to train; raise trainer.max_steps, or use evaluate.py"
+        )
+
+
+def _refuse_full_disk(folder: Path, learner: MetaLearner) -> None:
+    """Weights and Adam's two moments, in two files and the temporary copy of one; and room for logs."""
+    needed = 3 * 3 * 4 * sum(p.numel() for p in learner.parameters()) + 10_000_000
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has {free / 1e6:.0f} MB free, a run writes up to {needed / 1e6:.0f} MB: "
+            "make room or choose another folder with hydra.run.dir=DIR"
+        )
+
+
+def _test(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: Trainer,
+    data: EpisodeData,
+    learner: MetaLearner,
+    checkpoint: str | None,
+    extra: dict[str, float],
+) -> dict[str, Any]:
+    """Scores the learner on the test tasks; writes results.json and plots/, prints the line."""
+    started = time.perf_counter()
+    _run(trainer.test, learner, datamodule=data, verbose=False)
+    evaluated, algorithm = learner.evaluated, learner.algorithm
+    assert evaluated is not None
+    mean, ci95 = interval(evaluated.scores)
+    found = {
+        "algo": HydraConfig.get().runtime.choices["algo"],
+        "data": HydraConfig.get().runtime.choices["data"],
+        "split": cfg.data.split,
+        "n_way": cfg.data.n_way,
+        "k_shot": cfg.data.k_shot,
+        "q_query": cfg.data.eval_q_query,
+        "metric": algorithm.kind.metric,
+        "mean": mean,
+        "ci95": ci95,
+        "loss": evaluated.losses.mean().item(),
+        "episodes": len(evaluated.scores),
+        "episodes_sha256": data.episodes_sha256("test"),
+        "classes_sha256": {split: listed["sha256"] for split, listed in data.class_lists().items()},
+        "inner_steps": algorithm.eval_inner_steps,
+        "after_each_inner_step": state_curve(evaluated),
+        "normalization": "transductive" if algorithm.transductive else "inductive",
+        "seed": cfg.seed,
+        "checkpoint": checkpoint,
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "seconds": time.perf_counter() - started,
+    } | extra
+    figures.write_plots(folder / "plots", found, data.task_batch("test", 0), algorithm.kind)
+    write_json(folder / "results.json", found)
+    print(summary(found))
+    print(f"run: {folder}", flush=True)
+    return found
+
+
+def _close_wandb(status: int) -> None:
+    """Ends the W&B run inside the job: the next job of a sweep must not log into it, a crash must show."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish(exit_code=status)
+
+
+class _Record(Callback):
+    """Writes the run's configuration into its checkpoints."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the record under its key."""
+        checkpoint[checkpoints.RECORD] = self.record
