@@ -64,7 +64,7 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         folder = Path(path).resolve().parent
         inside = folder.name == "checkpoints" and (folder.parent / ".hydra").is_dir()
         if inside and not any(a.startswith("hydra.run.dir=") for a in arguments):
-quoted = str(folder.parent).replace("'", "\\'")
+            quoted = str(folder.parent).replace("'", "\\'")
             recalled.append(f"hydra.run.dir='{quoted}'")
     else:
         recalled.append("task_name=evaluate")
