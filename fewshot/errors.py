@@ -31,7 +31,9 @@ def one_line_errors() -> Iterator[None]:
         cause = error.__cause__
         _exit(str(cause) if isinstance(cause, UserError) else str(error))
     except OSError as error:
-        _exit(f"{error.strerror or error}: {error.filename or 'the output folder'}; choose another with hydra.run.dir=DIR")
+        _exit(
+            f"{error.strerror or error}: {error.filename or 'the output folder'}; choose another with hydra.run.dir=DIR"
+        )
 
 
 def _exit(message: str) -> None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -69,7 +68,8 @@ class MetaLearner(LightningModule):
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update from T tasks."""
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
-        assert not isinstance(optimizer, list) and isinstance(scheduler, LambdaLR)
+        assert not isinstance(optimizer, list)
+        assert isinstance(scheduler, LambdaLR)
         step, tasks = self.global_step, len(batch.support_y)
         reporting = (step + 1) % self.trainer.log_every_n_steps == 0
         if reporting:

@@ -86,7 +86,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         if cfg.ckpt_path:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
         elif any(True for _ in learner.parameters()):
-            raise UserError(f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt")
+            raise UserError(
+                f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
+            )
         trainer = _build_trainer(cfg, _build_loggers(cfg, 0), [_build(cfg.callbacks.progress)])
         found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
         status = 0

@@ -74,7 +74,9 @@ def draw_tasks(
     return TaskIndex(*(torch.from_numpy(array) for array in (support_i, support_y, query_i, query_y)))
 
 
-def evaluation_block(seed: int, split: str, block: int, classes: Sequence[int], drawings: int, shape: TaskShape) -> TaskIndex:
+def evaluation_block(
+    seed: int, split: str, block: int, classes: Sequence[int], drawings: int, shape: TaskShape
+) -> TaskIndex:
     """The fixed evaluation tasks `block * BLOCK` … of a split."""
     return draw_tasks(generator(seed, split, block), BLOCK, classes, drawings, shape)
 

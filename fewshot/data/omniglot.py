@@ -78,7 +78,9 @@ def _download(root: Path, parts: list[str]) -> None:
         name = f"images_{part}"
         try:
             log.info("downloading %s.zip to %s", name, root)
-            download_url(f"{Omniglot.download_url_prefix}/{name}.zip", str(root), f"{name}.zip", Omniglot.zips_md5[name])
+            download_url(
+                f"{Omniglot.download_url_prefix}/{name}.zip", str(root), f"{name}.zip", Omniglot.zips_md5[name]
+            )
         except (OSError, RuntimeError) as error:  # no net, or another file than the checksum names
             (root / f"{name}.zip").unlink(missing_ok=True)
             raise UserError(f"{_where_to_get(str(root))} (the download failed: {error})") from error
@@ -129,6 +131,8 @@ def _members(place: Path) -> Iterator[tuple[str, Image.Image]]:
 
 def _shrink(image: Image.Image, image_size: int, place: Path) -> np.ndarray:
     if image.size != (SIDE, SIDE):
-        raise UserError(f"{place} holds an image of {image.size[0]}×{image.size[1]} pixels, Omniglot's have {SIDE}×{SIDE}")
+        raise UserError(
+            f"{place} holds an image of {image.size[0]}×{image.size[1]} pixels, Omniglot's have {SIDE}×{SIDE}"
+        )
     grey = image.convert("L").resize((image_size, image_size), Image.Resampling.LANCZOS)
     return 255 - np.asarray(grey)  # ink is black on paper; here ink is 1, so that padding with 0 adds paper

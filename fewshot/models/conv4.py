@@ -1,10 +1,13 @@
 """The four-block convolutional network that the few-shot field compares on."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.errors import UserError
+from fewshot.models.normalization import normalization
 
 
 class Conv4(nn.Module):
@@ -31,7 +34,7 @@ class Conv4(nn.Module):
         if side < 1:
             raise UserError(f"model=conv4 halves images four times: data.image_size={image_size} must be at least 16")
         widths = [in_channels, hidden, hidden, hidden, hidden]
-        self.blocks = nn.Sequential(*(_block(i, o, norm) for i, o in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(_block(i, o, norm) for i, o in itertools.pairwise(widths)))
         self.head = nn.Linear(hidden * side * side, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,22 +49,6 @@ def _block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
         MaxPool2x2(),
         nn.ReLU(),
     )
-
-
-def normalization(name: str, channels: int) -> nn.Module:
-    """A normalisation layer that keeps no statistics between calls."""
-    match name:
-        case "batch":
-            return nn.BatchNorm2d(channels, track_running_stats=False)
-        case "group":
-            if channels % 8:
-                raise UserError(f"model.norm=group needs model.hidden divisible by 8, not {channels}")
-            return nn.GroupNorm(channels // 8, channels)
-        case "layer":
-            return nn.GroupNorm(1, channels)
-        case "none":
-            return nn.Identity()
-    raise UserError(f"model.norm={name} is not one of batch, group, layer, none")
 
 
 class MaxPool2x2(nn.Module):

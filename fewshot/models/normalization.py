@@ -1,0 +1,127 @@
+"""Normalisation layers that keep no statistics between calls."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.errors import UserError
+
+
+def normalization(name: str, channels: int) -> nn.Module:
+    """The layer called "batch", "group" (of 8 channels), "layer" (all channels of an image) or "none"."""
+    match name:
+        case "batch":
+            return BatchNorm(channels)
+        case "group":
+            if channels % 8:
+                raise UserError(f"model.norm=group needs model.hidden divisible by 8, not {channels}")
+            return nn.GroupNorm(channels // 8, channels)
+        case "layer":
+            return nn.GroupNorm(1, channels)
+        case "none":
+            return nn.Identity()
+    raise UserError(f"model.norm={name} is not one of batch, group, layer, none")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation with the statistics of the batch at hand, in training and evaluation alike.
+
+    S. Ioffe, C. Szegedy: Batch Normalization, ICML 2015, as MAML uses it: no running statistics, so the
+    answer to a query depends on the other queries of its batch (transductive).
+
+    Values and gradients are those of `torch.nn.functional.batch_norm`; the second derivative, which PyTorch
+    composes of some 25 passes over the activations, is written out below in eight.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, C, H, W) -> (M, C, H, W)."""
+        return _BatchNorm.apply(x, self.weight, self.bias, self.eps)[0]
+
+
+# Letters of one channel of m = M*H*W numbers: μ its mean, r = 1/√(variance + eps), z = (x − μ) r,
+# y = γ z + β. "Mean" is the mean over those m numbers.
+
+
+class _BatchNorm(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.sum((0, 2, 3)) / (x.numel() // x.shape[1])
+        centred = x - _wide(mean)
+        rstd = (_dot(centred, centred) / (x.numel() // x.shape[1]) + eps).rsqrt()
+        return torch.addcmul(_wide(beta), centred, _wide(gamma * rstd)), mean, rstd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, gamma, _, ctx.eps = inputs
+        _, mean, rstd = output
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.save_for_backward(x, gamma, mean, rstd)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return *_BatchNormBackward.apply(grads[0], *ctx.saved_tensors, ctx.eps), None
+
+
+class _BatchNormBackward(torch.autograd.Function):
+    """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        m = x.numel() // x.shape[1]
+        grad_beta = g.sum((0, 2, 3))
+        grad_gamma = (_dot(g, x) - mean * grad_beta) * rstd
+        scale = gamma * rstd
+        grad_x = _combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
+        return grad_x, grad_gamma, grad_beta
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        g, x, gamma, mean, rstd, _ = inputs
+        _, grad_gamma, grad_beta = output
+        ctx.save_for_backward(g, x, gamma, mean, rstd, grad_gamma, grad_beta)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Derivatives of L = Σ u·dx + a·dγ + b·dβ, for u, a, b the incoming gradients.
+
+        With the means s = mean(g), t = mean(g z), U = mean(u), V = mean(u z), D = mean(u g):
+        L = m [γ r (D − U s − V t) + a t + b s]. All that depends on x does so through r and z, and
+        dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
+        """
+        (g, x, gamma, mean, rstd, m_t, m_s), (u, a, b) = ctx.saved_tensors, grads
+        m = x.numel() // x.shape[1]
+        s, t = m_s / m, m_t / m
+        mean_u = u.sum((0, 2, 3)) / m
+        mean_uz = (_dot(u, x) / m - mean * mean_u) * rstd
+        bracket = _dot(u, g) / m - mean_u * s - mean_uz * t
+        scale = gamma * rstd
+        grad_g = _combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
+        cu, cg = -scale * t, a - scale * mean_uz
+        along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
+        grad_x = _combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
+        grad_x = torch.addcmul(grad_x, g, _wide(rstd * cg))
+        return grad_g, grad_x, rstd * bracket * m, None, None, None
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Sum of products per channel in one pass: (M, C, H, W) twice -> (C,)."""
+    return torch.linalg.vecdot(left.flatten(2), right.flatten(2)).sum(0)
+
+
+def _combine(u: Tensor, of_u: Tensor, x: Tensor, of_x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
+    """u·of_u + (x − mean)·of_x + constant, with factors of each channel: (M, C, H, W)."""
+    return torch.addcmul(torch.addcmul(_wide(constant - mean * of_x), u, _wide(of_u)), x, _wide(of_x))
+
+
+def _wide(per_channel: Tensor) -> Tensor:
+    return per_channel[:, None, None]
