@@ -62,9 +62,9 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume(self, step: int) -> None:
-        """Drops the rows at and after outer step `step`."""
+        """Drops the rows after outer step `step`."""
         if self.path.exists():
-            self._rewrite([row for row in self._read() if int(row["step"]) < step])
+            self._rewrite([row for row in self._read() if int(row["step"]) <= step])
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -86,7 +87,7 @@ class MetaLearner(LightningModule):
         report = {"loss": losses.mean(), self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
         if reporting:
             report["tasks_per_second"] = self._tasks_per_second(tasks)
-        self.log_dict({f"train/{name}": value for name, value in report.items()}, batch_size=tasks)
+        self._log_all("train", report, tasks)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed validation tasks."""
@@ -112,6 +113,19 @@ class MetaLearner(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / total)) / 2 if cosine else 1.0)
         return [optimizer], [scheduler]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets Lightning's loops begin a new epoch where the checkpoint stands.
+
+        Our loaders start at `global_step`, so there is no half epoch to go back into; left alone, the loops
+        would end the finished epoch a second time and count one step too many.
+        """
+        fit = checkpoint["loops"]["fit_loop"]
+        fit["epoch_loop.batch_progress"]["is_last_batch"] = False
+        fit["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds it back on restarting
+        for progress in (fit["epoch_loop.batch_progress"], fit["epoch_progress"]):
+            progress["total"] = dict.fromkeys(progress["total"], progress["total"]["ready"])
+            progress["current"] = dict.fromkeys(progress["current"], 0)
+
     def _refuse_nonfinite(self, losses: Tensor, norm: Tensor, step: int) -> None:
         """Stops before a bad number reaches the weights."""
         if torch.isfinite(norm) and torch.isfinite(losses).all():
@@ -129,10 +143,19 @@ class MetaLearner(LightningModule):
         judged = engine.evaluate(self.algorithm, batch, training=True, every_state=True).mean(1)  # (2, S)
         self._log_states("train", judged, len(batch.support_y))
 
+    def _log_all(self, stage: str, report: dict[str, Any], tasks: int) -> None:
+        named = {f"{stage}/{name}": value for name, value in report.items()}
+        # A logged "step" is the x-axis of every logger: meta-updates done, whatever Lightning has counted.
+        self.log_dict(named | {"step": float(self.global_step)}, batch_size=tasks)
+
     def _log_states(self, stage: str, judged: Tensor, tasks: int) -> None:
-        for name, values in zip(("loss", self.algorithm.kind.short), judged, strict=True):
-            for state, value in enumerate(values):
-                self.log(f"{stage}/{name}_step_{state}", value, batch_size=tasks)
+        names = ("loss", self.algorithm.kind.short)
+        report = {
+            f"{name}_step_{state}": value
+            for name, values in zip(names, judged, strict=True)
+            for state, value in enumerate(values)
+        }
+        self._log_all(stage, report, tasks)
 
     def _tasks_per_second(self, tasks: int) -> float:
         """The rate since the latest report, validation left out."""
@@ -166,6 +189,6 @@ class MetaLearner(LightningModule):
         mean, ci95 = interval(self.evaluated.scores)
         short, episodes = self.algorithm.kind.short, len(self.evaluated.scores)
         report = {"loss": self.evaluated.losses.mean(), short: mean, "ci95": ci95}
-        self.log_dict({f"{stage}/{name}": float(value) for name, value in report.items()}, batch_size=episodes)
+        self._log_all(stage, report, episodes)
         self._log_states(stage, curve.mean(1).float(), curve.shape[1])
         self._since = (self.global_step, time.perf_counter())

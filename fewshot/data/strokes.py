@@ -40,8 +40,8 @@ def load_strokes(root: str, image_size: int, *, alphabets: int = 50, characters:
     """
     if alphabets < 2 or characters < 1 or image_size < 8:
         raise UserError(
-            f"data=strokes needs at least 2 alphabets of 1 character at 8 pixels, not data.source.alphabets={alphabets}, "
-            f"data.source.characters={characters}, data.image_size={image_size}"
+            "data=strokes needs at least 2 alphabets of 1 character at 8 pixels, not "
+            f"data.source.alphabets={alphabets}, data.source.characters={characters}, data.image_size={image_size}"
         )
     fingerprint = repr((_VERSION, image_size, alphabets, characters, seed))
     digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]

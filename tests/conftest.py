@@ -1,0 +1,132 @@
+"""Shared by all tests: the real configuration, made small; data that is drawn or decoded once."""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from PIL import Image
+
+from fewshot.algorithms.maml import MAML
+from fewshot.models.conv4 import Conv4
+from fewshot.tasks import Classification, TaskBatch
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_OMNIGLOT = Path(os.environ.get("FEWSHOT_OMNIGLOT", ROOT.parent / "shared" / "data" / "omniglot"))
+SHARED_SPLITS = ROOT.parent / "shared" / "data" / "splits"
+
+# A script of 12 alphabets and a network of 8 channels: a step takes milliseconds.
+SMALL = [
+    "data=strokes",
+    "data.source.alphabets=12",
+    "data.source.characters=10",
+    "data.val_episodes=20",
+    "data.steps_per_epoch=3",
+    "data.meta_batch_size=4",
+    "model.hidden=8",
+    "episodes=40",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=6",
+    "trainer.log_every_n_steps=2",
+    "outer.curve_episodes=16",
+]
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["FEWSHOT_DATA"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["WANDB_MODE"] = "offline"
+    os.environ["WANDB_SILENT"] = "true"
+
+
+@pytest.fixture(autouse=True)
+def _leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Environment and threads as they were, whatever a test or a library sets."""
+    before, threads = dict(os.environ), torch.get_num_threads()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def compose_cfg(tmp_path: Path) -> Iterator[Compose]:
+    """compose_cfg(*overrides, config="train", small=True, folder=None): as Hydra's main would."""
+
+    def make(*overrides: str, config: str = "train", small: bool = True, folder: Path | None = None) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose(config, [*(SMALL if small else []), *overrides], return_hydra_config=True)
+        output = folder or tmp_path / "run"
+        output.mkdir(parents=True, exist_ok=True)
+        cfg.hydra.runtime.output_dir = str(output)
+        HydraConfig.instance().set_config(cfg)
+        job = cfg.copy()
+        job.pop("hydra") if not job._get_flag("struct") else None
+        return job
+
+    yield make
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="session")
+def omniglot_root(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with links to the real archives, whose packed copy may be written beside them."""
+    if not (REAL_OMNIGLOT / "images_background.zip").exists():
+        pytest.skip("no Omniglot beside the checkout: set FEWSHOT_OMNIGLOT to its folder to run this test")
+    root = tmp_path_factory.mktemp("omniglot")
+    for archive in ("images_background.zip", "images_evaluation.zip"):
+        (root / archive).symlink_to(REAL_OMNIGLOT / archive)
+    return str(root)
+
+
+@pytest.fixture
+def fake_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two archives in Omniglot's layout: 2 alphabets of 3 characters each, 20 drawings of 105×105."""
+    from fewshot.data import omniglot
+
+    monkeypatch.setattr(omniglot, "CHARACTERS", {"background": 6, "evaluation": 6})
+    draw = np.random.default_rng(0)
+    root = tmp_path / "fake"
+    root.mkdir()
+    for part in ("background", "evaluation"):
+        with zipfile.ZipFile(root / f"images_{part}.zip", "w") as archive:
+            for alphabet in ("Alpha", "Beta"):
+                for character in range(1, 4):
+                    for drawing in range(1, 21):
+                        pixels = np.where(draw.random((105, 105)) < 0.1, 0, 255).astype(np.uint8)
+                        folder = f"images_{part}/{part}_{alphabet}/character{character:02d}"
+                        name = f"{folder}/{character:04d}_{drawing:02d}.png"
+                        with archive.open(name, "w") as file:
+                            Image.fromarray(pixels).convert("1").save(file, "PNG")
+    return root
+
+
+def small_maml(*, steps: int = 1, create_graph: bool = True, norm: str = "batch", lr: float = 0.1) -> MAML:
+    """MAML on a 16×16 network of 8 channels, in float64."""
+    torch.manual_seed(0)
+    options = dict(inner_steps=steps, eval_inner_steps=steps, inner_lr=lr, create_graph=create_graph)
+    return MAML(Conv4(1, 16, 3, hidden=8, norm=norm), Classification(), **options).double()
+
+
+def random_tasks(tasks: int = 4, *, seed: int = 0, queries: int = 2) -> TaskBatch:
+    """3-way 2-shot tasks of random 16×16 images, in float64."""
+    draw = torch.Generator().manual_seed(seed)
+    support = torch.rand((tasks, 6, 1, 16, 16), generator=draw, dtype=torch.float64)
+    query = torch.rand((tasks, 3 * queries, 1, 16, 16), generator=draw, dtype=torch.float64)
+    return TaskBatch(support, torch.arange(3).repeat(tasks, 2), query, torch.arange(3).repeat(tasks, queries))
+
+
+def one_task(batch: TaskBatch, task: int = 0) -> TaskBatch:
+    """A task of a batch, without the leading dimension."""
+    return TaskBatch(*(tensor[task] for tensor in batch))

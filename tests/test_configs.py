@@ -1,0 +1,81 @@
+"""Every file in conf/ composes, and what it describes can be built."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, Compose
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from fewshot.runs import _build_learner, _build_loggers, _build_trainer
+
+GROUPS = {
+    folder.name: sorted(f.stem for f in folder.glob("*.yaml"))
+    for folder in (ROOT / "conf").iterdir()
+    if folder.is_dir()
+}
+CHOICES = [(group, name) for group, names in sorted(GROUPS.items()) for name in names if name != "base"]
+
+
+def test_the_groups_of_the_contract_are_there() -> None:
+    assert {"algo", "aug", "data", "model", "trainer", "logger", "callbacks", "experiment", "sweep", "debug"} <= set(
+        GROUPS
+    )
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids=[f"{g}={n}" for g, n in CHOICES])
+def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: str, request) -> None:
+    extra = []
+    if (group, name) == ("data", "omniglot"):
+        extra = [f"data.root={request.getfixturevalue('omniglot_root')}"]
+        cfg = compose_cfg("data=omniglot", *extra, "model.hidden=8", small=False)
+    elif group == "experiment" and "omniglot" in name:
+        cfg = compose_cfg(f"experiment={name}", f"data.root={request.getfixturevalue('omniglot_root')}", small=False)
+    else:
+        small = group not in ("experiment", "debug", "sweep")
+        cfg = compose_cfg(f"{group}={name}", *([] if small else ["data=strokes"]), small=small)
+    assert OmegaConf.to_container(cfg, resolve=True)
+    data, learner = _build_learner(cfg)
+    if (group, name) != ("trainer", "gpu"):
+        trainer = _build_trainer(cfg, _build_loggers(cfg, 0), [])
+        assert trainer.max_steps == cfg.trainer.max_steps
+    assert data.task_batch("train", 0).support_y.shape[0] == cfg.data.meta_batch_size
+    assert learner.algorithm.kind.metric == "accuracy"
+
+
+def test_evaluation_and_benchmark_compose(compose_cfg: Compose) -> None:
+    assert compose_cfg(config="evaluate").task_name == "evaluate"
+    assert compose_cfg(config="bench", small=False).tasks == 32
+
+
+def test_first_order_is_one_key_away(compose_cfg: Compose) -> None:
+    maml, fomaml = (OmegaConf.to_container(compose_cfg(f"algo={name}").algo) for name in ("maml", "fomaml"))
+    assert {key for key in maml if maml[key] != fomaml[key]} == {"create_graph"}
+
+
+@pytest.mark.parametrize("override", ["algo.inner_stepps=2", "data.nway=3", "algo=unknown", "bogus=1", "data=imagenet"])
+def test_unknown_keys_and_groups_fail(compose_cfg: Compose, override: str) -> None:
+    with pytest.raises(ConfigCompositionException):
+        compose_cfg(override)
+
+
+def test_help_and_cfg_load_neither_torch_nor_lightning() -> None:
+    for flags in (["--help"], ["--cfg", "job"]):
+        started = time.perf_counter()
+        code = "import runpy,sys; sys.argv=['train.py',*{}]\ntry: runpy.run_path('train.py',run_name='__main__')\n"
+        code += "except SystemExit: pass\nprint([m for m in ('torch','lightning','wandb') if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code.format(flags)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().splitlines()[-1] == "[]"
+        assert time.perf_counter() - started < 20
+
+
+def test_yaml_values_reach_the_constructor(compose_cfg: Compose) -> None:
+    cfg = compose_cfg("algo.inner_lr=0.07", "algo.eval_inner_steps=9", "outer.curve_episodes=3", "model.norm=layer")
+    _, learner = _build_learner(cfg)
+    assert learner.algorithm.inner_lr == 0.07
+    assert learner.algorithm.eval_inner_steps == 9
+    assert learner.curve_episodes == 3
+    assert not learner.algorithm.transductive

@@ -1,0 +1,66 @@
+"""Many tasks at once give what one task at a time gives."""
+
+import pytest
+import torch
+from conftest import one_task, random_tasks, small_maml
+
+from fewshot import engine
+from fewshot.algorithms.maml import MAML
+from fewshot.tasks import TaskBatch
+
+
+def gradients(algorithm: MAML, batch: TaskBatch) -> list[torch.Tensor]:
+    algorithm.zero_grad()
+    engine.meta_backward(algorithm, batch)
+    return [p.grad.clone() for p in algorithm.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 100])
+def test_vectorised_and_chunked_is_one_task_at_a_time(create_graph: bool, norm: str, chunk: int | None) -> None:
+    algorithm, batch = small_maml(steps=2, create_graph=create_graph, norm=norm), random_tasks(4)
+    params = dict(algorithm.named_parameters())
+    mean = sum(algorithm.meta_loss(params, one_task(batch, t))[0] for t in range(4)) / 4
+    expected = torch.autograd.grad(mean, list(params.values()))
+    algorithm.task_chunk = chunk
+    found = gradients(algorithm, batch)
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_gradient_is_a_mean_over_tasks() -> None:
+    """The same four tasks twice weigh as four: clipping and SGD must not depend on the count."""
+    algorithm, batch = small_maml(), random_tasks(4)
+    doubled = TaskBatch(*(torch.cat([t, t]) for t in batch))
+    for once, twice in zip(gradients(algorithm, batch), gradients(algorithm, doubled), strict=True):
+        torch.testing.assert_close(once, twice, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_evaluation_is_fit_then_predict(chunk: int | None) -> None:
+    algorithm, batch = small_maml(steps=3), random_tasks(5)
+    algorithm.task_chunk = chunk
+    params = dict(algorithm.named_parameters())
+    every = engine.evaluate(algorithm, batch, every_state=True)
+    assert every.shape == (2, 5, 4)
+    for t in range(5):
+        task = one_task(batch, t)
+        for s, state in enumerate(algorithm.fit(params, task.support_x, task.support_y)):
+            predictions = algorithm.predict(state, task.query_x)
+            expected = torch.stack(
+                [algorithm.kind.loss(predictions, task.query_y), algorithm.kind.score(predictions, task.query_y)]
+            )
+            torch.testing.assert_close(every[:, t, s], expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(engine.evaluate(algorithm, batch), every[..., -1:])
+
+
+def test_evaluation_takes_its_own_steps_and_keeps_no_graph() -> None:
+    algorithm = small_maml(steps=1)
+    algorithm.eval_inner_steps = 6
+    judged = engine.evaluate(algorithm, random_tasks(2), every_state=True)
+    assert judged.shape[-1] == 7
+    assert engine.evaluate(algorithm, random_tasks(2), training=True, every_state=True).shape[-1] == 2
+    assert not judged.requires_grad
+    assert all(p.grad is None for p in algorithm.parameters())

@@ -1,0 +1,122 @@
+"""The network of the field, and its layers with hand-written derivatives."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import one_task, random_tasks, small_maml
+from torch import Tensor, nn
+
+from fewshot.errors import UserError
+from fewshot.models.conv4 import Conv4, MaxPool2x2
+from fewshot.models.normalization import BatchNorm
+
+
+def test_parameter_count_of_the_literature() -> None:
+    assert sum(p.numel() for p in Conv4(1, 28, 5).parameters()) == 112_261
+
+
+def derivatives(f: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """Value, first and second derivatives of a scalar made from f."""
+    value = f(*inputs)
+    first = torch.autograd.grad(value.sin().sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum((g**3).sum() for g in first), inputs)
+    return [value, *first, *second]
+
+
+def test_batch_norm_is_that_of_pytorch_up_to_the_second_derivative() -> None:
+    torch.manual_seed(0)
+    layer = BatchNorm(4).double()
+    x, gamma, beta = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((3, 4, 5, 5), (4,), (4,)))
+
+    def ours(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": gamma, "bias": beta}, (x,))
+
+    def theirs(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, gamma, beta, training=True)
+
+    for a, b in zip(derivatives(ours, x, gamma, beta), derivatives(theirs, x, gamma, beta), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    assert torch.autograd.gradgradcheck(ours, (x, gamma, beta))
+
+
+def test_batch_norm_of_a_constant_stays_finite() -> None:
+    x = torch.full((2, 3, 4, 4), 7.0, requires_grad=True)
+    for value in derivatives(BatchNorm(3), x):
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_pooling_without_gradient_gives_the_same_numbers(side: int) -> None:
+    x = torch.randn(2, 3, side, side)
+    assert torch.equal(MaxPool2x2()(x), F.max_pool2d(x, 2))
+
+
+def test_pooling_before_the_relu_changes_nothing() -> None:
+    x = torch.randn(4, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    usual, ours = (derivatives(f, x) for f in (lambda x: F.max_pool2d(F.relu(x), 2), lambda x: F.relu(MaxPool2x2()(x))))
+    for a, b in zip(usual, ours, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_whole_network_against_the_plain_one() -> None:
+    torch.manual_seed(0)
+    model = Conv4(1, 28, 5).double()
+    x = torch.rand(10, 1, 28, 28, dtype=torch.float64)
+    expected = x
+    for convolution, norm, *_ in model.blocks:
+        expected = convolution(expected)
+        expected = F.batch_norm(expected, None, None, norm.weight, norm.bias, training=True)
+        expected = F.max_pool2d(F.relu(expected), 2)
+    torch.testing.assert_close(model(x), model.head(expected.flatten(1)))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
+def test_train_and_eval_mode_agree_and_nothing_is_stored(norm: str) -> None:
+    model, x = Conv4(1, 16, 3, hidden=8, norm=norm), torch.rand(6, 1, 16, 16)
+    assert not list(model.buffers())
+    assert torch.equal(model.train()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
+def test_inductive_or_transductive_as_the_result_will_say(norm: str) -> None:
+    """Inductive: a query's answer stays when the other queries change. Transductive: it moves."""
+    algorithm, task = small_maml(norm=norm), one_task(random_tasks())
+    *_, fitted = algorithm.fit(dict(algorithm.named_parameters()), task.support_x, task.support_y)
+    together = algorithm.predict(fitted, task.query_x)
+    others = algorithm.predict(fitted, torch.cat([task.query_x[:1], torch.rand_like(task.query_x[1:])]))
+    alone = algorithm.predict(fitted, task.query_x[:1])
+    shuffled = algorithm.predict(fitted, task.query_x.flip(0))
+    torch.testing.assert_close(shuffled.flip(0), together)  # order says nothing, either way
+    unmoved = torch.allclose(together[0], others[0]) and torch.allclose(together[0], alone[0])
+    assert unmoved == (not algorithm.transductive)
+    assert algorithm.transductive == (norm == "batch")
+
+
+def test_the_backbone_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    model = Conv4(1, 16, 2, hidden=8).double()
+    x = torch.rand(3, 1, 16, 16, dtype=torch.float64)
+    names = ["blocks.0.0.weight", "head.bias"]
+
+    def f(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x,))
+
+    values = [model.get_parameter(name).detach().requires_grad_() for name in names]
+    assert torch.autograd.gradgradcheck(f, values)
+
+
+def test_refusals() -> None:
+    with pytest.raises(UserError, match="image_size=8 must be at least 16"):
+        Conv4(1, 8, 5)
+    with pytest.raises(UserError, match="model.norm=instance is not one of"):
+        Conv4(1, 28, 5, norm="instance")
+    with pytest.raises(UserError, match="divisible by 8, not 12"):
+        Conv4(1, 28, 5, hidden=12, norm="group")
+
+
+def test_no_module_takes_the_place_of_plain_batch_norm() -> None:
+    """Checkpoints of a plain network load: names and shapes are those of nn.BatchNorm2d."""
+    plain = nn.BatchNorm2d(8, track_running_stats=False).state_dict()
+    assert {k: v.shape for k, v in BatchNorm(8).state_dict().items()} == {k: v.shape for k, v in plain.items()}

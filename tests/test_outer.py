@@ -1,0 +1,116 @@
+"""The outer loop: one step is one Adam step on the mean meta-gradient, whatever Lightning does around it."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import Compose
+from lightning import Trainer
+
+from fewshot import engine
+from fewshot.data.datamodule import EpisodeData
+from fewshot.errors import UserError
+from fewshot.outer import MetaLearner
+from fewshot.runs import _build, _build_learner
+
+
+def make(compose_cfg: Compose, *overrides: str) -> tuple[EpisodeData, MetaLearner]:
+    return _build_learner(compose_cfg("callbacks={}", *overrides))
+
+
+def trainer(**options) -> Trainer:
+    quiet = dict(enable_progress_bar=False, enable_model_summary=False, logger=False, enable_checkpointing=False)
+    return Trainer(accelerator="cpu", reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0, **quiet, **options)
+
+
+@pytest.mark.parametrize("algo", ["maml", "fomaml"])
+def test_training_is_adam_on_the_mean_meta_gradient(compose_cfg: Compose, algo: str) -> None:
+    data, learner = make(compose_cfg, f"algo={algo}")
+    twin = copy.deepcopy(learner.algorithm)
+    trainer(max_steps=3).fit(learner, datamodule=data)
+    optimizer = torch.optim.Adam(twin.parameters(), lr=0.001)
+    for step in range(3):
+        optimizer.zero_grad()
+        engine.meta_backward(twin, data.task_batch("train", step))
+        optimizer.step()
+    for ours, theirs in zip(learner.algorithm.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_max_steps_counts_meta_updates_and_validation_ends_every_epoch(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg, "data.steps_per_epoch=3")
+    run = trainer(max_steps=7)
+    run.fit(learner, datamodule=data)
+    assert run.global_step == 7
+    assert run.callback_metrics["step"] == 7, "the short last epoch is validated too"
+    assert len(learner.evaluated.scores) == 20
+
+
+def test_cosine_schedule_is_stepped_by_us(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg, "outer.schedule=cosine", "outer.optimizer.lr=0.01")
+    seen = []
+    learner.on_train_batch_start = lambda *_: seen.append(learner.optimizers().param_groups[0]["lr"])
+    trainer(max_steps=6).fit(learner, datamodule=data)
+    assert seen == pytest.approx([0.01 * (1 + math.cos(math.pi * s / 6)) / 2 for s in range(6)])
+
+
+def test_gradient_is_clipped_to_the_norm_asked_for(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg, "outer.grad_clip=0.01")
+    trainer(max_steps=1).fit(learner, datamodule=data)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learner.parameters()])
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+    data, learner = make(compose_cfg)
+    run = trainer(max_steps=1)
+    run.fit(learner, datamodule=data)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in learner.parameters()])
+    assert norm > 0.01
+    assert run.callback_metrics["train/grad_norm"].item() == pytest.approx(norm.item(), rel=1e-5)
+
+
+def test_evaluation_works_in_every_mode_of_lightning_and_changes_nothing(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg)
+    before = copy.deepcopy(learner.state_dict())
+    by_hand = [engine.evaluate(learner.algorithm, data.task_batch("test", block))[1, :, 0] for block in range(2)]
+    for inference_mode in (True, False):
+        run = trainer(inference_mode=inference_mode)
+        run.test(learner, datamodule=data, verbose=False)
+        assert torch.equal(learner.evaluated.scores, torch.cat(by_hand).double())
+        run.validate(learner, datamodule=data, verbose=False)
+        assert len(learner.evaluated.scores) == 20
+    assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
+
+
+def test_before_adaptation_accuracy_is_chance(compose_cfg: Compose) -> None:
+    """Labels leak if an unadapted learner does better than 1/N, trained or not."""
+    data, learner = make(compose_cfg, "outer.curve_episodes=40")
+    trainer(max_steps=12).fit(learner, datamodule=data)
+    trainer().test(learner, datamodule=data, verbose=False)
+    unadapted = learner.evaluated.curve[1, :, 0]
+    assert len(unadapted) == 40
+    assert abs(unadapted.mean() - 0.2) < 3.5 * unadapted.std() / math.sqrt(40)
+    assert learner.evaluated.curve[1, :, -1].mean() > 0.25
+    assert torch.equal(learner.evaluated.curve[1, :, -1], learner.evaluated.scores)
+
+
+def test_a_number_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg, "algo.inner_lr=1e30")
+    with pytest.raises(UserError, match=r"outer step 0: the meta-loss is not finite for \d of 4 tasks.*algo.inner_lr"):
+        trainer(max_steps=3).fit(learner, datamodule=data)
+    assert all(torch.isfinite(p).all() for p in learner.parameters())
+
+
+def test_refusals(compose_cfg: Compose) -> None:
+    for override, message in {
+        "outer.schedule=linear": "outer.schedule=linear is not one of constant, cosine",
+        "outer.grad_clip=-1": "outer.grad_clip=-1 must be positive",
+        "algo.inner_steps=0": "algo.inner_steps=0 must be at least 1",
+        "algo.inner_lr=-0.1": "algo.inner_lr=-0.1 must be positive",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            make(compose_cfg, override)
+
+
+def test_build_says_what_our_constructors_say(compose_cfg: Compose) -> None:
+    with pytest.raises(UserError, match="bogus"):
+        _build(compose_cfg("+aug.bogus=1").aug)
