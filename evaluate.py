@@ -19,7 +19,8 @@ def main(cfg: DictConfig) -> None:
     """Runs one evaluation."""
     from fewshot.runs import evaluate  # torch and Lightning load here, so that --help and --cfg answer at once
 
-    evaluate(cfg)
+    with one_line_errors():
+        evaluate(cfg)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ def main(cfg: DictConfig) -> float:
     """Runs one job; a sweeper gets the best validation value."""
     from fewshot.runs import train  # torch and Lightning load here, so that --help and --cfg answer at once
 
-    return train(cfg)
+    with one_line_errors():
+        return train(cfg)
 
 
 if __name__ == "__main__":

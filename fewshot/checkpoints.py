@@ -88,9 +88,10 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
 
     Args:
         cfg: today's composition of the recalled and the typed overrides.
-        overrides: both, recalled first.
+        overrides: both.
     """
-    typed = [_key(override) for override in overrides[len(_recalled(checkpoint)) :]]
+    recalled = _recalled(checkpoint)
+    typed = [_key(override) for override in overrides if override not in recalled]
     if "experiment" in typed:
         return cfg
     stored = OmegaConf.create(checkpoint[RECORD]["config"])

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"  # before we set it ourselves
+
 
 class UserError(Exception):
     """Something the user can mend: the message says what is wrong, with both numbers, and what to do."""
@@ -14,10 +16,11 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Turns a `UserError`, a refused Hydra override or a full disk into `error: …` and exit code 2.
 
-    Anything else is a defect of ours and keeps its traceback, as everything does under
-    `HYDRA_FULL_ERROR=1`.
+    Stands around the program, for what Hydra refuses, and around each job, whose exceptions Hydra would
+    otherwise announce in a line of its own. Anything else is a defect of ours and keeps its traceback, as
+    everything does under `HYDRA_FULL_ERROR=1`.
     """
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    if _TRACEBACKS_WANTED:
         yield
         return
     from hydra.errors import HydraException
@@ -31,9 +34,8 @@ def one_line_errors() -> Iterator[None]:
         cause = error.__cause__
         _exit(str(cause) if isinstance(cause, UserError) else str(error))
     except OSError as error:
-        _exit(
-            f"{error.strerror or error}: {error.filename or 'the output folder'}; choose another with hydra.run.dir=DIR"
-        )
+        where = error.filename or "the output folder"
+        _exit(f"{where}: {error.strerror or error}; another output folder is chosen with hydra.run.dir=DIR")
 
 
 def _exit(message: str) -> None:

@@ -39,7 +39,7 @@ def draw_episode(batch: TaskBatch, task: int = 0, queries: int = 5) -> Figure:
             if image is None:
                 axis.axis("off")
             else:
-                axis.imshow(1 - image.mean(0), cmap="gray", vmin=0, vmax=1)
+                axis.imshow(1 - image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
         axes[way, 0].set_ylabel(f"class {way}", fontsize=8)
     axes[0, 0].set_title("support", fontsize=9, loc="left")
     axes[0, shots + 1].set_title("queries", fontsize=9, loc="left")

@@ -1,43 +1,22 @@
-"""From a configuration to objects and back to a record: the one file that knows both Hydra and Lightning."""
+"""A run from its configuration to its record: train, evaluate, and what they leave in the run folder."""
 
-import logging
 import shutil
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
-import lightning
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
-from fewshot.algorithms.base import Algorithm
+from fewshot.build import build, build_learner, build_loggers, build_trainer
 from fewshot.data.datamodule import EpisodeData
-from fewshot.engine import keep_freed_memory
 from fewshot.errors import UserError
 from fewshot.evaluation import git_commit, interval, state_curve, summary, versions, write_json
-from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner
-from fewshot.tasks import Classification
-
-log = logging.getLogger(__name__)
-
-# What Lightning says of every run of this kind, and why it does not apply.
-_EXPECTED_WARNINGS = (
-    ".*does not have many workers.*",  # drawing indices costs less than a worker would
-    ".*Checkpoint directory .* exists and is not empty.*",  # resumed runs go on in their folder
-    ".*resuming from a checkpoint that ended before the epoch ended.*",  # our loaders start at the step
-    ".*You set `Trainer\\(accelerator='cpu'\\)` but.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of torch
-    ".*GPU available but not used.*",
-)
 
 
 def train(cfg: DictConfig) -> float:
@@ -52,15 +31,15 @@ def train(cfg: DictConfig) -> float:
         overrides = list(HydraConfig.get().overrides.task)
         if checkpoint is not None:
             cfg = checkpoints.restore(cfg, checkpoint, overrides)
-        data, learner = _build_learner(cfg)
+        data, learner = build_learner(cfg)
         _refuse_untrainable(learner)
         _refuse_full_disk(folder, learner)
         if checkpoint is not None:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
             _refuse_finished(checkpoint, cfg)
-        loggers = _build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
-        callbacks = [*(_build(node) for node in cfg.callbacks.values()), _Record(checkpoints.record(cfg, overrides))]
-        trainer = _build_trainer(cfg, loggers, callbacks)
+        loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
+        callbacks = [*(build(node) for node in cfg.callbacks.values()), _Record(checkpoints.record(cfg, overrides))]
+        trainer = build_trainer(cfg, loggers, callbacks)
         write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
         started = time.perf_counter()
         _run(trainer.fit, learner, datamodule=data, ckpt_path=cfg.ckpt_path or None, weights_only=True)
@@ -83,65 +62,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         if cfg.ckpt_path:
             checkpoint = checkpoints.read(cfg.ckpt_path)
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
-        data, learner = _build_learner(cfg)
+        data, learner = build_learner(cfg)
         if cfg.ckpt_path:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
         elif any(True for _ in learner.parameters()):
             raise UserError(
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
-        trainer = _build_trainer(cfg, _build_loggers(cfg, 0), [_build(cfg.callbacks.progress)])
+        trainer = build_trainer(cfg, build_loggers(cfg, 0), [build(cfg.callbacks.progress)])
         found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
         status = 0
         return found
     finally:
         _close_wandb(status)
-
-
-def _build_learner(cfg: DictConfig) -> tuple[EpisodeData, MetaLearner]:
-    """Data first: it knows how many channels and pixels the model sees, and most mistakes show there."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    keep_freed_memory()
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = _build(cfg.data)
-    data.setup()
-    model = _build(cfg.model, in_channels=data.channels, image_size=data.image_size, n_out=cfg.data.n_way)
-    algorithm: Algorithm = _build(cfg.algo, model=model, kind=Classification())
-    return data, _build(cfg.outer, algorithm=algorithm)
-
-
-def _build(node: DictConfig, **given: Any) -> Any:
-    """`instantiate`, with the mistakes that our constructors refuse told as they were written."""
-    try:
-        return instantiate(node, **given)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError | MisconfigurationException | TypeError | ValueError | ImportError):
-            raise UserError(str(error.__cause__)) from error
-        raise
-
-
-def _build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
-    loggers = [_build(node) for node in cfg.logger.values()]
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        if isinstance(logger, MetricsCSV) and step:
-            logger.resume(step)
-    return loggers
-
-
-def _build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
-    if cfg.trainer.devices != 1:
-        raise UserError(f"trainer.devices={cfg.trainer.devices}: a run uses one device; set trainer.devices=1")
-    if cfg.trainer.precision == "16-mixed":
-        raise UserError(
-            "trainer.precision=16-mixed: inner gradients are not scaled and underflow in half precision; "
-            "use 32-true or bf16-mixed"
-        )
-    if cfg.trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
-    return _build(cfg.trainer, logger=loggers, callbacks=callbacks)
 
 
 def _run(verb: Any, *arguments: Any, **options: Any) -> Any:

@@ -6,8 +6,8 @@ import torch
 from conftest import Compose
 
 from fewshot.augment import Affine, RotateClasses, RotateTask, maps_tensor, warp
+from fewshot.build import build
 from fewshot.errors import UserError
-from fewshot.runs import _build
 
 LABELS = np.tile(np.repeat(np.arange(5), 4), (400, 1))  # 400 tasks, 20 images of 5 classes
 
@@ -77,7 +77,7 @@ def test_identity_draws_nothing() -> None:
 
 @pytest.mark.parametrize("aug", ["rotate", "rotate_classes", "affine"])
 def test_training_only(compose_cfg: Compose, aug: str) -> None:
-    plain, augmented = (_build(compose_cfg(f"aug={name}").data) for name in ("none", aug))
+    plain, augmented = (build(compose_cfg(f"aug={name}").data) for name in ("none", aug))
     for data in (plain, augmented):
         data.setup()
     for split in ("val", "test"):

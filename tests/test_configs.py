@@ -9,7 +9,7 @@ from conftest import ROOT, Compose
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from fewshot.runs import _build_learner, _build_loggers, _build_trainer
+from fewshot.build import build_learner, build_loggers, build_trainer
 
 GROUPS = {
     folder.name: sorted(f.stem for f in folder.glob("*.yaml"))
@@ -37,9 +37,9 @@ def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: 
         small = group not in ("experiment", "debug", "sweep")
         cfg = compose_cfg(f"{group}={name}", *([] if small else ["data=strokes"]), small=small)
     assert OmegaConf.to_container(cfg, resolve=True)
-    data, learner = _build_learner(cfg)
+    data, learner = build_learner(cfg)
     if (group, name) != ("trainer", "gpu"):
-        trainer = _build_trainer(cfg, _build_loggers(cfg, 0), [])
+        trainer = build_trainer(cfg, build_loggers(cfg, 0), [])
         assert trainer.max_steps == cfg.trainer.max_steps
     assert data.task_batch("train", 0).support_y.shape[0] == cfg.data.meta_batch_size
     assert learner.algorithm.kind.metric == "accuracy"
@@ -74,7 +74,7 @@ def test_help_and_cfg_load_neither_torch_nor_lightning() -> None:
 
 def test_yaml_values_reach_the_constructor(compose_cfg: Compose) -> None:
     cfg = compose_cfg("algo.inner_lr=0.07", "algo.eval_inner_steps=9", "outer.curve_episodes=3", "model.norm=layer")
-    _, learner = _build_learner(cfg)
+    _, learner = build_learner(cfg)
     assert learner.algorithm.inner_lr == 0.07
     assert learner.algorithm.eval_inner_steps == 9
     assert learner.curve_episodes == 3

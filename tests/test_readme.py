@@ -1,0 +1,73 @@
+"""What the README tells people to type works, and what it names is there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("python ")
+]
+
+
+def run(command: str, folder: Path, *small: str) -> subprocess.CompletedProcess[str]:
+    words = shlex.split(command)[1:]
+    words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    return subprocess.run(
+        [sys.executable, *words, *small], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    done = run("python train.py", folder, *SMALL, "trainer.max_steps=3", "hydra.run.dir=RUN")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_starts(command: str, trained: Path) -> None:
+    """With small data, a small network and few steps; RUN is a run that was made before."""
+    small = [override for override in SMALL if not override.startswith("data=strokes") or "ckpt_path" not in command]
+    if "fewshot.bench" in command:
+        small = ["tasks=2", "repeats=1", "inner_steps=[1]", "model.hidden=8"]
+    if "--help" in command or "--cfg" in command:
+        small = []
+    if "trainer=gpu" in command:
+        small = ["--cfg", "job"]  # there may be no GPU here
+    done = run(command, trained, *small)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_are_commands_and_the_two_of_the_start() -> None:
+    assert len(COMMANDS) >= 8
+    assert "make demo" in README
+    assert "make test" in README
+
+
+def test_links_and_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_logged_name_is_in_the_glossary() -> None:
+    glossary = README.split("## What the numbers are called")[1].split("\n## ")[0]
+    for name in ("loss", "acc", "acc_step_K", "loss_step_K", "grad_norm", "lr", "tasks_per_second", "ci95"):
+        assert f"`{name}`" in glossary or f"/{name}`" in glossary, name
+
+
+def test_the_layout_names_every_file() -> None:
+    for path in sorted((ROOT / "fewshot").rglob("*.py")):
+        if path.name != "__init__.py":
+            assert path.name in README, f"{path.name} is not in the README's layout"
