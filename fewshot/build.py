@@ -66,6 +66,9 @@ def _refuse_wrong_types(node: DictConfig) -> None:
     except NameError:  # a library that names types it imports only for its type checker
         return
     for key, value in node.items():
+        if isinstance(value, DictConfig) and "_target_" in value:
+            _refuse_wrong_types(value)
+            continue
         allowed = get_args(hints.get(key)) or (hints.get(key),)
         if not all(kind in (bool, int, float, str, type(None)) for kind in allowed):
             continue
@@ -76,6 +79,7 @@ def _refuse_wrong_types(node: DictConfig) -> None:
 
 
 def build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
+    """The loggers of a run that starts at outer step `step`, told the whole configuration at once."""
     loggers = [build(node) for node in cfg.logger.values()]
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -85,6 +89,7 @@ def build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
 
 
 def build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
+    """The Trainer, for what it can do with learners that differentiate their own inner loop."""
     if cfg.trainer.devices != 1:
         raise UserError(f"trainer.devices={cfg.trainer.devices}: a run uses one device; set trainer.devices=1")
     if cfg.trainer.precision == "16-mixed":

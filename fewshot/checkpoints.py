@@ -68,8 +68,8 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
             recalled.append(f"hydra.run.dir='{quoted}'")
     else:
         recalled.append("task_name=evaluate")
-    flags = [a for a in arguments if a.startswith("-")]
-    return [*flags, *recalled, *(a for a in arguments if not a.startswith("-"))]
+    first = next(i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-"))  # flags may take values
+    return [*arguments[:first], *recalled, *arguments[first:]]
 
 
 def _recalled(checkpoint: dict[str, Any]) -> list[str]:

@@ -49,15 +49,17 @@ class MetaLearner(LightningModule):
             raise UserError(f"outer.schedule={schedule} is not one of constant, cosine")
         if grad_clip is not None and not grad_clip > 0:
             raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
+        if curve_episodes < 1:
+            raise UserError(f"outer.curve_episodes={curve_episodes} must be at least 1")
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.optimizer = optimizer
         self.schedule = schedule
         self.grad_clip = grad_clip
         self.curve_episodes = curve_episodes
-        self.scores = CatMetric()  # (episodes,), gathered over devices
-        self.losses = CatMetric()
-        self.curve = CatMetric()  # (curve_episodes, S), flattened
+        self.scores = CatMetric(nan_strategy="disable")  # (episodes,), gathered over devices
+        self.losses = CatMetric(nan_strategy="disable")
+        self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, S, 2), flattened
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.curve_seen = 0
         self._since = (0, 0.0)  # step and time of the latest report of speed

@@ -9,6 +9,7 @@ from conftest import ROOT, Compose
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
+from fewshot import runs
 from fewshot.build import build_learner, build_loggers, build_trainer
 
 GROUPS = {
@@ -41,6 +42,7 @@ def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: 
     if (group, name) != ("trainer", "gpu"):
         trainer = build_trainer(cfg, build_loggers(cfg, 0), [])
         assert trainer.max_steps == cfg.trainer.max_steps
+        runs._close_wandb(0)
     assert data.task_batch("train", 0).support_y.shape[0] == cfg.data.meta_batch_size
     assert learner.algorithm.kind.metric == "accuracy"
 

@@ -105,6 +105,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_reaches_the_weights
 def test_refusals(compose_cfg: Compose) -> None:
     for override, message in {
         "outer.schedule=linear": "outer.schedule=linear is not one of constant, cosine",
+        "outer.curve_episodes=0": "outer.curve_episodes=0 must be at least 1",
         "outer.grad_clip=-1": "outer.grad_clip=-1 must be positive",
         "algo.inner_steps=0": "algo.inner_steps=0 must be at least 1",
         "algo.inner_lr=-0.1": "algo.inner_lr=-0.1 must be positive",
@@ -122,6 +123,7 @@ def test_refusals(compose_cfg: Compose) -> None:
         "data.n_way=",
         "data.k_shot=1.5",
         "seed=x",
+        "data.source.alphabets=many",
     ],
 )
 def test_values_of_the_wrong_type_are_named(compose_cfg: Compose, override: str) -> None:

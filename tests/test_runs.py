@@ -44,7 +44,7 @@ def test_train_then_evaluate_gives_the_same_number(compose_cfg: Compose, tmp_pat
     evaluated = evaluate(compose_cfg(f"ckpt_path={best}", config="evaluate", folder=tmp_path / "b"))
     for key in ("mean", "ci95", "episodes_sha256", "classes_sha256", "after_each_inner_step", "normalization"):
         assert evaluated[key] == trained[key], key
-    assert KEYS <= set(trained)
+    assert set(trained) >= KEYS
     assert trained["normalization"] == "transductive"
     assert trained["episodes"] == 40
     assert trained["inner_steps"] == 3
@@ -120,6 +120,8 @@ def test_recalled_configuration(compose_cfg: Compose, tmp_path: Path) -> None:
     assert "task_name=evaluate" in arguments
     assert "task_name=mine" not in arguments
     assert checkpoints.recall(["algo=maml"], resume=True) == ["algo=maml"]
+    arguments = checkpoints.recall(["--cfg", "job", f"ckpt_path={path}"], resume=False)
+    assert arguments[:2] == ["--cfg", "job"], "flags keep their values"
 
 
 def test_the_checkpoint_overrules_files_that_changed_since(compose_cfg: Compose, tmp_path: Path) -> None:
