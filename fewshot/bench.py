@@ -28,6 +28,7 @@ from fewshot import engine
 from fewshot.algorithms.maml import MAML
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
+from fewshot.inner_loop import Params
 from fewshot.models.conv4 import Conv4
 from fewshot.tasks import Classification, TaskBatch
 
@@ -38,7 +39,9 @@ class PlainConv4(nn.Module):
     def __init__(self, model: Conv4) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for convolution, norm, _, _ in model.blocks:
+        for block in model.blocks:
+            assert isinstance(block, nn.Sequential)
+            convolution, norm = block[0], block[1]
             plain = norm
             if isinstance(norm, nn.BatchNorm2d):
                 plain = nn.BatchNorm2d(norm.num_features, track_running_stats=False)
@@ -54,7 +57,7 @@ class PlainConv4(nn.Module):
 def plain_loop(model: nn.Module, batch: TaskBatch, *, steps: int, lr: float, create_graph: bool) -> None:
     """One meta-step by `torch.autograd.grad`, one task after another; adds to `.grad` of the model."""
     loss = nn.functional.cross_entropy
-    params = dict(model.named_parameters())
+    params: Params = dict(model.named_parameters())
     for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
         fast = params
         for _ in range(steps):

@@ -62,14 +62,14 @@ def _refuse_wrong_types(node: DictConfig) -> None:
     """The signature is the schema: a value must be of the simple type that its parameter is annotated with."""
     target = get_object(node._target_)
     try:
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except NameError:  # a library that names types it imports only for its type checker
         return
     for key, value in node.items():
         if isinstance(value, DictConfig) and "_target_" in value:
             _refuse_wrong_types(value)
             continue
-        allowed = get_args(hints.get(key)) or (hints.get(key),)
+        allowed = get_args(hints.get(str(key))) or (hints.get(str(key)),)
         if not all(kind in (bool, int, float, str, type(None)) for kind in allowed):
             continue
         accepted = (*allowed, int) if float in allowed else allowed

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fewshot.algorithms.base import Algorithm, Fitted
+from fewshot.inner_loop import Params
 from fewshot.tasks import TaskBatch
 
 
@@ -30,7 +31,7 @@ def meta_backward(
     Returns:
         The meta-loss and the score of every task, (T,) each, detached.
     """
-    params = dict(algorithm.named_parameters())
+    params: Params = dict(algorithm.named_parameters())
     meta_loss = torch.vmap(algorithm.meta_loss, in_dims=(None, 0))
     parts = []
     for chunk in _chunks(batch, algorithm.task_chunk):
@@ -52,7 +53,7 @@ def evaluate(algorithm: Algorithm, batch: TaskBatch, *, training: bool = False, 
     Returns:
         (2, T, S): losses, scores.
     """
-    params = dict(algorithm.named_parameters())
+    params: Params = dict(algorithm.named_parameters())
 
     def fit(support_x: Tensor, support_y: Tensor) -> list[Fitted]:
         states = list(algorithm.fit(params, support_x, support_y, training=training))

@@ -74,7 +74,7 @@ class MetaLearner(LightningModule):
         assert not isinstance(optimizer, list)
         assert isinstance(scheduler, LambdaLR)
         step, tasks = self.global_step, len(batch.support_y)
-        reporting = (step + 1) % self.trainer.log_every_n_steps == 0
+        reporting = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if reporting:
             self._log_curve(batch)
         optimizer.zero_grad()

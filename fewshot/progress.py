@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from fewshot.data.episodes import BLOCK
+from fewshot.outer import MetaLearner
 
 
 class StepProgress(ProgressBar):
@@ -118,6 +119,7 @@ def _total(batches: list[int | float]) -> int:
 
 def _news(trainer: Trainer, module: LightningModule) -> str:
     """What is known by now: loss, validation score ± interval, speed."""
+    assert isinstance(module, MetaLearner)
     known = trainer.callback_metrics
     short = module.algorithm.kind.short
     parts = []

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
@@ -44,13 +45,14 @@ def train(cfg: DictConfig) -> float:
         started = time.perf_counter()
         _run(trainer.fit, learner, datamodule=data, ckpt_path=cfg.ckpt_path or None, weights_only=True)
         best = trainer.checkpoint_callback
+        assert isinstance(best, ModelCheckpoint)
         if cfg.test:
             seconds = {"train_seconds": time.perf_counter() - started}
             path = best.best_model_path
             checkpoints.load_weights(learner, checkpoints.read(path), path)
             _test(cfg, folder, trainer, data, learner, path, seconds)
         status = 0
-        return float(best.best_model_score)
+        return float(best.best_model_score)  # type: ignore[arg-type]
     finally:
         _close_wandb(status)
 

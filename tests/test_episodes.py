@@ -95,9 +95,9 @@ def test_any_number_of_workers_yields_the_same_steps(compose_cfg: Compose, worke
     assert len(loaded) == 3
     for step, drawn in enumerate(loaded):
         expected = data._draw("train", step)
-        assert torch.equal(drawn.index.query_i, expected.index.query_i)
+        assert torch.equal(drawn.tasks.query_i, expected.tasks.query_i)
         assert torch.equal(drawn.maps, expected.maps)
-    fingerprints = {tuple(drawn.index.support_i.flatten().tolist()) for drawn in loaded}
+    fingerprints = {tuple(drawn.tasks.support_i.flatten().tolist()) for drawn in loaded}
     assert len(fingerprints) == 3, "no step repeats another"
 
 
@@ -130,9 +130,9 @@ def test_evaluation_tasks_are_fixed_and_hashed(compose_cfg: Compose) -> None:
 
 def test_more_episodes_begin_with_the_fewer(compose_cfg: Compose) -> None:
     few, many = make_data(compose_cfg, "episodes=40"), make_data(compose_cfg, "episodes=100")
-    assert torch.equal(few._draw("test", 0).index.query_i, many._draw("test", 0).index.query_i)
-    assert len(few._draw("test", 1).index.query_i) == 40 - BLOCK
-    assert sum(len(batch.index.query_i) for batch in many.test_dataloader()) == 100
+    assert torch.equal(few._draw("test", 0).tasks.query_i, many._draw("test", 0).tasks.query_i)
+    assert len(few._draw("test", 1).tasks.query_i) == 40 - BLOCK
+    assert sum(len(batch.tasks.query_i) for batch in many.test_dataloader()) == 100
 
 
 def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: Compose) -> None:

@@ -28,7 +28,7 @@ from fewshot.tasks import TaskBatch
 class DrawnTasks(NamedTuple):
     """What a loader hands over: which images, and how to warp them (None: not at all)."""
 
-    index: TaskIndex
+    tasks: TaskIndex
     maps: Tensor | None  # (T, N*(K+Q), 2, 3), support then queries
 
 
@@ -132,7 +132,7 @@ class EpisodeData(LightningDataModule):
 
     def episodes_sha256(self, split: str) -> str:
         """The fingerprint of the fixed tasks of "val" or "test"."""
-        return episodes_sha256(self._images().names, [self._draw(split, block).index for block in self._blocks(split)])
+        return episodes_sha256(self._images().names, [self._draw(split, block).tasks for block in self._blocks(split)])
 
     def task_batch(self, split: str, step: int, device: torch.device | str = "cpu") -> TaskBatch:
         """The tasks of one outer step ("train"), or of one block of the fixed tasks ("val", "test")."""
@@ -156,7 +156,7 @@ class EpisodeData(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> TaskBatch:
         """Indices on the device -> images on the device."""
-        return self._gather(batch, batch.index.support_i.device)
+        return self._gather(batch, batch.tasks.support_i.device)
 
     def _loader(self, split: str, steps: Sequence[int]) -> DataLoader:
         dataset = _Draws(self._draw, split, steps)

@@ -1,5 +1,6 @@
 """A data set as one tensor of classes, and its packed cache on disk."""
 
+import contextlib
 import logging
 import os
 import zipfile
@@ -42,7 +43,7 @@ def cached(path: Path, fingerprint: str, build: Callable[[], ImageSet]) -> Image
     Where the folder cannot be written the set is built at every start.
     """
     try:
-        with np.load(path, allow_pickle=False) as packed:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
             if str(packed["fingerprint"]) == fingerprint:
                 names, parts = packed["names"].tolist(), packed["parts"].tolist()
                 return ImageSet(torch.from_numpy(packed["images"]), tuple(names), tuple(parts))
@@ -69,5 +70,6 @@ def _pack(path: Path, fingerprint: str, image_set: ImageSet) -> None:
         )
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         log.warning("no packed copy kept, every start will decode the data again: %s", error)
