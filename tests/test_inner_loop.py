@@ -103,13 +103,20 @@ def loss_of(algorithm: MAML) -> Callable[[Params], Tensor]:
 
 
 @pytest.mark.parametrize("create_graph", [True, False])
-def test_no_graph_where_the_caller_wants_none(create_graph: bool) -> None:
-    algorithm = small_maml()
+def test_no_graph_where_the_caller_wants_none(create_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that is dropped at the end of the step: evaluation would pay for it."""
+    algorithm, gradients, grad = small_maml(), [], torch.func.grad
+
+    def watched(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
+        return lambda params: gradients.append(grad(loss)(params)) or gradients[-1]
+
+    monkeypatch.setattr(torch.func, "grad", watched)
     with torch.no_grad():
         *_, adapted = gradient_descent(
             loss_of(algorithm), dict(algorithm.named_parameters()), steps=2, lr=0.1, create_graph=create_graph
         )
-    assert not any(p.requires_grad for p in adapted.values())
+    assert len(gradients) == 2
+    assert not any(tensor.requires_grad for step in [*gradients, adapted] for tensor in step.values())
 
 
 def test_states_are_the_start_and_one_per_step_and_the_start_is_untouched() -> None:
