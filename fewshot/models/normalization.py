@@ -31,7 +31,7 @@ class BatchNorm(nn.BatchNorm2d):
     answer to a query depends on the other queries of its batch (transductive).
 
     Values and gradients are those of `torch.nn.functional.batch_norm`; the second derivative, which PyTorch
-    composes of some 25 passes over the activations, is written out below in eight.
+    composes of many more passes over the activations, is written out below in eight.
     """
 
     def __init__(self, channels: int) -> None:
