@@ -37,11 +37,9 @@ def build_learner(cfg: DictConfig) -> tuple[EpisodeData, MetaLearner]:
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     keep_freed_memory()
-    if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        raise UserError(f"seed={cfg.seed} must be a whole number, at least 0")
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = build(cfg.data)
+    data = build(cfg.data)  # refuses a seed that is none
     data.setup()
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     model = build(cfg.model, in_channels=data.channels, image_size=data.image_size, n_out=cfg.data.n_way)
     algorithm: Algorithm = build(cfg.algo, model=model, kind=Classification())
     return data, build(cfg.outer, algorithm=algorithm)

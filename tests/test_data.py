@@ -226,7 +226,7 @@ def test_split_refusals(strokes: ImageSet) -> None:
         split_classes(strokes, "oficial", 0)
 
 
-def test_shutil_is_not_needed_to_clean_up(tmp_path: Path) -> None:
+def test_a_deleted_packed_copy_is_made_again(tmp_path: Path) -> None:
     """A packed copy may be deleted at any time."""
     load_strokes(str(tmp_path / "deep" / "er"), 28, alphabets=2, characters=1)
     shutil.rmtree(tmp_path / "deep")

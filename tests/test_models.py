@@ -116,7 +116,7 @@ def test_refusals() -> None:
         Conv4(1, 28, 5, hidden=12, norm="group")
 
 
-def test_no_module_takes_the_place_of_plain_batch_norm() -> None:
+def test_batch_norm_has_the_names_and_shapes_of_the_plain_one() -> None:
     """Checkpoints of a plain network load: names and shapes are those of nn.BatchNorm2d."""
     plain = nn.BatchNorm2d(8, track_running_stats=False).state_dict()
     assert {k: v.shape for k, v in BatchNorm(8).state_dict().items()} == {k: v.shape for k, v in plain.items()}

@@ -132,7 +132,10 @@ class EpisodeData(LightningDataModule):
 
     def episodes_sha256(self, split: str) -> str:
         """The fingerprint of the fixed tasks of "val" or "test"."""
-        return episodes_sha256(self._images().names, [self._draw(split, block).tasks for block in self._blocks(split)])
+        images = self._images()
+        return episodes_sha256(
+            images.images, images.names, [self._draw(split, block).tasks for block in self._blocks(split)]
+        )
 
     def task_batch(self, split: str, step: int, device: torch.device | str = "cpu") -> TaskBatch:
         """The tasks of one outer step ("train"), or of one block of the fixed tasks ("val", "test")."""

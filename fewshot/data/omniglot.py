@@ -49,7 +49,6 @@ def load_omniglot(root: str, image_size: int, *, download: bool = True) -> Image
     places = {part: place for part, place in found.items() if place is not None}
     if len(places) < len(CHARACTERS):
         raise UserError(_where_to_get(root))
-    # Two folders up for torchvision's layout or one: the cache lies beside the archives themselves.
     path = places["background"].parent / f"omniglot-{image_size}.npz"
     return cached(path, _fingerprint(places, image_size), lambda: _decode(places, image_size))
 

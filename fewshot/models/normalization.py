@@ -58,14 +58,14 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, gamma, _, ctx.eps = inputs
+        x, gamma, *_ = inputs
         _, mean, rstd = output
         ctx.mark_non_differentiable(mean, rstd)
         ctx.save_for_backward(x, gamma, mean, rstd)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_BatchNormBackward.apply(grads[0], *ctx.saved_tensors, ctx.eps), None
+        return *_BatchNormBackward.apply(grads[0], *ctx.saved_tensors), None
 
 
 class _BatchNormBackward(torch.autograd.Function):
@@ -74,9 +74,7 @@ class _BatchNormBackward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         m = x.numel() // x.shape[1]
         grad_beta = g.sum((0, 2, 3))
         grad_gamma = (_dot(g, x) - mean * grad_beta) * rstd
@@ -86,7 +84,7 @@ class _BatchNormBackward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        g, x, gamma, mean, rstd, _ = inputs
+        g, x, gamma, mean, rstd = inputs
         _, grad_gamma, grad_beta = output
         ctx.save_for_backward(g, x, gamma, mean, rstd, grad_gamma, grad_beta)
 
@@ -110,7 +108,7 @@ class _BatchNormBackward(torch.autograd.Function):
         along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
         grad_x = _combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
         grad_x = torch.addcmul(grad_x, g, _wide(rstd * cg))
-        return grad_g, grad_x, rstd * bracket * m, None, None, None
+        return grad_g, grad_x, rstd * bracket * m, None, None
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
