@@ -130,4 +130,5 @@ def test_states_are_the_start_and_one_per_step_and_the_start_is_untouched() -> N
     assert losses == sorted(losses, reverse=True), "the support loss falls with every step"
     for name, p in algorithm.named_parameters():
         assert torch.equal(p, before[name])
-        assert not torch.equal(states[-1][name], before[name]), f"{name} adapts"
+        if not name.endswith(".0.bias"):  # of a convolution: batch norm subtracts it again, its gradient is zero
+            assert not torch.equal(states[-1][name], before[name]), f"{name} adapts"

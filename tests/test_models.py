@@ -9,8 +9,9 @@ from conftest import one_task, random_tasks, small_maml
 from torch import Tensor, nn
 
 from fewshot.errors import UserError
-from fewshot.models.conv4 import Conv4, MaxPool2x2
+from fewshot.models.conv4 import Conv4
 from fewshot.models.normalization import BatchNorm
+from fewshot.models.pooling import MaxPool2x2
 
 
 def test_parameter_count_of_the_literature() -> None:
@@ -48,9 +49,24 @@ def test_batch_norm_of_a_constant_stays_finite() -> None:
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_pooling_without_gradient_gives_the_same_numbers(side: int) -> None:
-    x = torch.randn(2, 3, side, side)
-    assert torch.equal(MaxPool2x2()(x), F.max_pool2d(x, 2))
+def test_pooling_is_that_of_pytorch_with_ties_and_up_to_the_second_derivative(side: int) -> None:
+    # Few distinct values: most windows have several maxima, and the derivative belongs to one of them.
+    x = torch.randint(4, (2, 3, side, side), generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    for a, b in zip(derivatives(MaxPool2x2(), x), derivatives(lambda x: F.max_pool2d(x, 2), x), strict=True):
+        assert torch.equal(a, b)
+    with torch.no_grad():
+        assert torch.equal(MaxPool2x2()(x), F.max_pool2d(x, 2))
+
+
+@pytest.mark.parametrize("layer", [BatchNorm(3), MaxPool2x2()])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_a_layer_vectorised_is_the_layer_on_each(layer: nn.Module, dim: int) -> None:
+    x = torch.randn(4, 2, 3, 6, 6, dtype=torch.float64).movedim(0, dim).requires_grad_()
+    layer = layer.double()
+    together = derivatives(torch.vmap(layer, in_dims=dim), x)
+    apart = derivatives(lambda x: torch.stack([layer(one) for one in x.unbind(dim)]), x)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_pooling_before_the_relu_changes_nothing() -> None:
