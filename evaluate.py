@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from fewshot.checkpoints import recall
 from fewshot.errors import one_line_errors
+from fewshot.usage import answer_help
 
 
 @hydra.main(config_path="conf", config_name="evaluate", version_base="1.3")
@@ -25,5 +26,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
+        answer_help(sys.argv[1:], __doc__ or "", "evaluate")
         sys.argv[1:] = recall(sys.argv[1:], resume=False)
         main()

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from fewshot.checkpoints import recall
 from fewshot.errors import one_line_errors
+from fewshot.usage import answer_help
 
 
 @hydra.main(config_path="conf", config_name="train", version_base="1.3")
@@ -27,5 +28,6 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     with one_line_errors():
+        answer_help(sys.argv[1:], __doc__ or "", "train")
         sys.argv[1:] = recall(sys.argv[1:], resume=True)
         main()

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -133,12 +134,16 @@ class MetaLearner(LightningModule):
         if torch.isfinite(norm) and torch.isfinite(losses).all():
             return
         bad = int((~torch.isfinite(losses)).sum())
-        last = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or "none yet"
         raise UserError(
             f"outer step {step}: the meta-loss is not finite for {bad} of {len(losses)} tasks and the meta-gradient's "
-            f"norm is {norm:.3g}; the weights were not touched. Last good checkpoint: {last}. "
+            f"norm is {norm:.3g}; the weights were not touched. Last good checkpoint: {self._latest_checkpoint()}. "
             "Lower algo.inner_lr or outer.optimizer.lr, or set outer.grad_clip"
         )
+
+    def _latest_checkpoint(self) -> str:
+        paths = (getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks)
+        written = [path for path in map(Path, filter(None, paths)) if path.is_file()]
+        return str(max(written, key=lambda path: path.stat().st_mtime_ns)) if written else "none yet"
 
     def _log_curve(self, batch: TaskBatch) -> None:
         """Logs loss and score of the training tasks before adaptation and after each inner step."""
