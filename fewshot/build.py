@@ -33,16 +33,41 @@ _EXPECTED_WARNINGS = (
 
 def build_learner(cfg: DictConfig) -> tuple[EpisodeData, MetaLearner]:
     """Data first: it knows how many channels and pixels the model sees, and most mistakes show there."""
+    settle()
+    data = build(cfg.data)  # refuses a seed that is none
+    data.setup()
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    learner = learner_for(cfg, data.channels)
+    _refuse_other_labels(learner.algorithm, data)
+    return data, learner
+
+
+def settle() -> None:
+    """What every run of this process shares: quiet libraries, and memory that is kept."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     keep_freed_memory()
-    data = build(cfg.data)  # refuses a seed that is none
-    data.setup()
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    model = build(cfg.model, in_channels=data.channels, image_size=data.image_size, n_out=cfg.data.n_way)
+
+
+def learner_for(cfg: DictConfig, channels: int) -> MetaLearner:
+    """The learner for images of so many channels; needs no data."""
+    model = build(cfg.model, in_channels=channels, image_size=cfg.data.image_size, n_out=cfg.data.n_way)
     algorithm: Algorithm = build(cfg.algo, model=model, kind=Classification())
-    return data, build(cfg.outer, algorithm=algorithm)
+    return build(cfg.outer, algorithm=algorithm)
+
+
+def _refuse_other_labels(algorithm: Algorithm, data: EpisodeData) -> None:
+    """A classifier of fixed classes needs fixed labels, as many as it has outputs; all others must not see them."""
+    name, wanted = type(algorithm).__name__, str(algorithm.fixed_labels).lower()
+    if algorithm.fixed_labels != data.fixed_labels:
+        raise UserError(f"data.fixed_labels={str(data.fixed_labels).lower()}, but {name} needs {wanted}")
+    outputs, classes = data.train_shape.n_way, len(data.classes["train"])
+    if data.fixed_labels and classes != outputs:
+        raise UserError(
+            f"{name} trains a classifier of data.n_way={outputs} classes, but there are {classes}: "
+            f"set data.num_classes={outputs}"
+        )
 
 
 def build(node: DictConfig, **given: Any) -> Any:

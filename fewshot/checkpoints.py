@@ -13,9 +13,10 @@ SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the l
 _NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
 
 
-def record(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
+def record(cfg: DictConfig, overrides: Sequence[str], channels: int) -> dict[str, Any]:
     """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them."""
-    return {"config": OmegaConf.to_container(cfg, resolve=False), "overrides": list(overrides)}
+    config = OmegaConf.to_container(cfg, resolve=False)
+    return {"config": config, "overrides": list(overrides), "channels": channels}
 
 
 def read(path: str) -> dict[str, Any]:
@@ -104,6 +105,8 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
         restored[section] = stored[section]
         for key in (key for key in typed if key.startswith(f"{section}.")):
             OmegaConf.update(restored, key, _select(today, key))
+    if "algo.eval_inner_steps" in typed and "algo.test_inner_steps" not in typed:
+        restored.algo.test_inner_steps = None  # what the run set apart for testing gives way to what is typed
     OmegaConf.set_struct(restored, True)
     return restored
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fewshot.algorithms.base import Algorithm, Fitted
+from fewshot.algorithms.base import Algorithm, Fitted, Stage
 from fewshot.inner_loop import Params
 from fewshot.tasks import TaskBatch
 
@@ -43,42 +43,54 @@ def meta_backward(
 
 
 @torch.no_grad()
-def evaluate(algorithm: Algorithm, batch: TaskBatch, *, training: bool = False, every_state: bool = False) -> Tensor:
+def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", every_state: bool = False) -> Tensor:
     """The losses and scores of T tasks, in the fitted states that `fit` goes through.
 
     Args:
-        training: take the inner steps of training instead of those of evaluation.
+        stage: whose inner steps to take.
         every_state: judge all S states (before learning first); otherwise the last one alone, S = 1.
 
     Returns:
         (2, T, S): losses, scores.
     """
+    parts = []
+    for chunk in _chunks(batch, algorithm.task_chunk):
+        states = _fit(algorithm, chunk, stage)
+        kept = states if every_state else states[-1:]
+        parts.append(torch.stack([_judge(algorithm, state, chunk) for state in kept], dim=-1))
+    return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def predict(algorithm: Algorithm, batch: TaskBatch) -> Tensor:
+    """The predictions for the queries of T tasks, fitted as in a test: (T, N*Q, …); `query_y` is not read."""
+    chunks = _chunks(batch, algorithm.task_chunk)
+    return torch.cat([_predict(algorithm, _fit(algorithm, chunk, "test")[-1], chunk.query_x) for chunk in chunks])
+
+
+def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage) -> list[Fitted]:
+    """All fitted states, each a tree of tensors with T in front."""
     params: Params = dict(algorithm.named_parameters())
 
     def fit(support_x: Tensor, support_y: Tensor) -> list[Fitted]:
-        states = list(algorithm.fit(params, support_x, support_y, training=training))
-        return states if every_state else states[-1:]
+        return list(algorithm.fit(params, support_x, support_y, stage=stage))
 
-    parts = []
-    for chunk in _chunks(batch, algorithm.task_chunk):
-        states = torch.vmap(fit)(chunk.support_x, chunk.support_y)
-        parts.append(torch.stack([_judge(algorithm, state, chunk) for state in states], dim=-1))
-    return torch.cat(parts, dim=1)
+    return torch.vmap(fit)(batch.support_x, batch.support_y)
 
 
 def _judge(algorithm: Algorithm, fitted: Fitted, batch: TaskBatch) -> Tensor:
     """The loss and the score of each task in one fitted state: (2, T)."""
+    predictions = _predict(algorithm, fitted, batch.query_x)
+    judges = (algorithm.kind.loss, algorithm.kind.score)
+    return torch.stack([torch.vmap(judge)(predictions, batch.query_y) for judge in judges])
 
-    def one(fitted: Fitted, query_x: Tensor, query_y: Tensor) -> Tensor:
-        predictions = algorithm.predict(fitted, query_x)
-        return torch.stack([algorithm.kind.loss(predictions, query_y), algorithm.kind.score(predictions, query_y)])
 
-    if batch.query_x.is_cuda:
-        return torch.vmap(one)(fitted, batch.query_x, batch.query_y).T
+def _predict(algorithm: Algorithm, fitted: Fitted, query_x: Tensor) -> Tensor:
+    if query_x.is_cuda:
+        return torch.vmap(algorithm.predict)(fitted, query_x)
     # One task's queries fill a CPU; vectorised, every task has weights of its own, and the grouped
     # convolution that results takes twice the time of the plain one.
-    tasks = range(len(batch.query_y))
-    return torch.stack([one(_row(fitted, t), batch.query_x[t], batch.query_y[t]) for t in tasks], dim=1)
+    return torch.stack([algorithm.predict(_row(fitted, task), x) for task, x in enumerate(query_x)])
 
 
 def _row(tree: Fitted, index: int) -> Fitted:

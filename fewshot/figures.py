@@ -1,15 +1,19 @@
 """Pictures of a run: what a task looks like, and what each inner step brings."""
 
+import csv
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from fewshot.tasks import TaskBatch, TaskKind
 
 _BLUE = "#1f5f99"
+_COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
 
 
 def write_plots(folder: Path, record: dict[str, Any], batch: TaskBatch, kind: TaskKind) -> None:
@@ -66,6 +70,58 @@ def draw_inner_steps(record: dict[str, Any], kind: TaskKind) -> Figure:
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.axhline(1 / record["n_way"], color="#999999", linestyle=":", linewidth=1)
         axis.annotate("chance", (steps[-1], 1 / record["n_way"]), fontsize=8, color="#777777", ha="right", va="bottom")
+    axis.grid(axis="y", color="#eeeeee")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+class Line(NamedTuple):
+    """Points with intervals, under one name."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    ci95: list[float]  # half the interval; nan: none
+
+
+def write_study(
+    folder: Path, stem: str, lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, logarithmic: bool = False
+) -> list[Path]:
+    """Writes the lines as `stem`.png and .svg, and their points as .csv; returns the three paths."""
+    figure = draw_lines(lines, xlabel=xlabel, ylabel=ylabel, title=title, logarithmic=logarithmic)
+    paths = [folder / f"{stem}.{kind}" for kind in ("png", "svg", "csv")]
+    for path in paths[:2]:
+        _save(figure, path)
+    temporary = paths[2].with_name(f"{stem}.tmp.csv")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["line", xlabel, ylabel, "ci95"])
+        for line in lines:
+            writer.writerows(zip([line.name] * len(line.x), line.x, line.y, line.ci95, strict=True))
+    temporary.replace(paths[2])
+    return paths
+
+
+def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, logarithmic: bool = False) -> Figure:
+    """Accuracies with their intervals, a line each, told apart by colour, marker and a legend."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    for line, color, marker in zip(lines, itertools.cycle(_COLORS), itertools.cycle("osD^v")):
+        axis.errorbar(
+            line.x, line.y, yerr=line.ci95, color=color, marker=marker, markersize=4, capsize=3, label=line.name
+        )
+    axis.set(xlabel=xlabel, ylabel=f"{ylabel} (%)")
+    axis.set_title(title, fontsize=9)
+    if logarithmic:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.minorticks_off()
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    if len(lines) > 1:
+        axis.legend(frameon=False)
     axis.grid(axis="y", color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.aggregation import CatMetric
 
 from fewshot import engine
-from fewshot.algorithms.base import Algorithm
+from fewshot.algorithms.base import Algorithm, Stage
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
 from fewshot.tasks import TaskBatch
@@ -94,11 +94,16 @@ class MetaLearner(LightningModule):
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed validation tasks."""
-        self._evaluate(batch)
+        self._evaluate(batch, "val")
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed test tasks."""
-        self._evaluate(batch)
+        self._evaluate(batch, "test")
+
+    @torch.inference_mode(False)
+    def predict_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        """The predictions for the queries of T tasks: (T, M, N); the labels of the queries are not read."""
+        return engine.predict(self.algorithm, _differentiable(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Reports all of them."""
@@ -147,7 +152,7 @@ class MetaLearner(LightningModule):
 
     def _log_curve(self, batch: TaskBatch) -> None:
         """Logs loss and score of the training tasks before adaptation and after each inner step."""
-        judged = engine.evaluate(self.algorithm, batch, training=True, every_state=True).mean(1)  # (2, S)
+        judged = engine.evaluate(self.algorithm, batch, stage="train", every_state=True).mean(1)  # (2, S)
         self._log_states("train", judged, len(batch.support_y))
 
     def _log_all(self, stage: str, report: dict[str, Any], tasks: int) -> None:
@@ -171,23 +176,22 @@ class MetaLearner(LightningModule):
         return (self.global_step - step) * tasks / (now - then)
 
     @torch.inference_mode(False)
-    def _evaluate(self, batch: TaskBatch) -> None:
-        # Tensors made in inference mode can never be differentiated; adaptation needs to: copy them.
-        batch = TaskBatch(*(tensor.clone() if tensor.is_inference() else tensor for tensor in batch))
+    def _evaluate(self, batch: TaskBatch, stage: Stage) -> None:
+        batch = _differentiable(batch)
         wanted = max(0, self.curve_episodes - self.curve_seen)
         head, tail = (TaskBatch(*(t[part] for t in batch)) for part in (slice(wanted), slice(wanted, None)))
         for part, every_state in ((head, True), (tail, False)):
             if len(part.support_y):
-                losses, scores = engine.evaluate(self.algorithm, part, every_state=every_state)
+                losses, scores = engine.evaluate(self.algorithm, part, stage=stage, every_state=every_state)
                 self.losses.update(losses[:, -1])
                 self.scores.update(scores[:, -1])
                 if every_state:
                     self.curve.update(torch.stack([losses, scores], -1).flatten())
         self.curve_seen += len(head.support_y)
 
-    def _report(self, stage: str) -> None:
+    def _report(self, stage: Stage) -> None:
         """Gathers the evaluation's tasks, logs them and keeps them in `evaluated`."""
-        states = self.algorithm.eval_inner_steps + 1
+        states = self.algorithm.steps(stage) + 1
         curve = self.curve.compute().view(-1, states, 2).permute(2, 0, 1).double()  # (2, E, S)
         self.evaluated = Scores(self.scores.compute().double(), self.losses.compute().double(), curve)
         for metric in (self.scores, self.losses, self.curve):
@@ -199,3 +203,8 @@ class MetaLearner(LightningModule):
         self._log_all(stage, report, episodes)
         self._log_states(stage, curve.mean(1).float(), curve.shape[1])
         self._since = (self.global_step, time.perf_counter())
+
+
+def _differentiable(batch: TaskBatch) -> TaskBatch:
+    """Tensors made in inference mode can never be differentiated; adaptation needs to: copies them."""
+    return TaskBatch(*(tensor.clone() if tensor.is_inference() else tensor for tensor in batch))

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
-from fewshot.build import build, build_learner, build_loggers, build_trainer
+from fewshot.answers import answer
+from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, settle
 from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError
 from fewshot.evaluation import git_commit, interval, state_curve, summary, versions, write_json
@@ -39,7 +40,10 @@ def train(cfg: DictConfig) -> float:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
             _refuse_finished(checkpoint, cfg)
         loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
-        callbacks = [*(build(node) for node in cfg.callbacks.values()), _Record(checkpoints.record(cfg, overrides))]
+        callbacks = [
+            *(build(node) for node in cfg.callbacks.values()),
+            _Record(checkpoints.record(cfg, overrides, data.channels)),
+        ]
         trainer = build_trainer(cfg, loggers, callbacks)
         write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
         started = time.perf_counter()
@@ -64,7 +68,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         if cfg.ckpt_path:
             checkpoint = checkpoints.read(cfg.ckpt_path)
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
-        data, learner = build_learner(cfg)
+        if cfg.tasks_dir:
+            settle()
+            channels = checkpoint[checkpoints.RECORD]["channels"] if cfg.ckpt_path else 1
+            learner = learner_for(cfg, channels)
+        else:
+            data, learner = build_learner(cfg)
         if cfg.ckpt_path:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
         elif any(True for _ in learner.parameters()):
@@ -72,7 +81,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
         trainer = build_trainer(cfg, build_loggers(cfg, 0), [build(cfg.callbacks.progress)])
-        found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
+        if cfg.tasks_dir:
+            found = answer(cfg, folder, trainer, learner, channels)
+        else:
+            found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
         status = 0
         return found
     finally:
@@ -140,7 +152,7 @@ def _test(
         "episodes": len(evaluated.scores),
         "episodes_sha256": data.episodes_sha256("test"),
         "classes_sha256": {split: listed["sha256"] for split, listed in data.class_lists().items()},
-        "inner_steps": algorithm.eval_inner_steps,
+        "inner_steps": algorithm.test_inner_steps,
         "after_each_inner_step": state_curve(evaluated),
         "normalization": "transductive" if algorithm.transductive else "inductive",
         "seed": cfg.seed,

@@ -58,9 +58,9 @@ def test_evaluation_is_fit_then_predict(chunk: int | None) -> None:
 
 def test_evaluation_takes_its_own_steps_and_keeps_no_graph() -> None:
     algorithm = small_maml(steps=1)
-    algorithm.eval_inner_steps = 6
+    algorithm.test_inner_steps = 6
     judged = engine.evaluate(algorithm, random_tasks(2), every_state=True)
     assert judged.shape[-1] == 7
-    assert engine.evaluate(algorithm, random_tasks(2), training=True, every_state=True).shape[-1] == 2
+    assert engine.evaluate(algorithm, random_tasks(2), stage="train", every_state=True).shape[-1] == 2
     assert not judged.requires_grad
     assert all(p.grad is None for p in algorithm.parameters())

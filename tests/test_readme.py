@@ -33,17 +33,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     done = run("python train.py", folder, *SMALL, "trainer.max_steps=3", "hydra.run.dir=RUN")
     assert done.returncode == 0, done.stderr
+    done = run("python -m fewshot.draw_tasks out=TASKS", folder, *SMALL)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_starts(command: str, trained: Path) -> None:
-    """With small data, a small network and few steps; RUN is a run that was made before."""
+    """With small data, a small network and few steps; RUN and TASKS were made before."""
     small = [override for override in SMALL if not override.startswith("data=strokes") or "ckpt_path" not in command]
     if "fewshot.bench" in command:
         small = ["tasks=2", "repeats=1", "inner_steps=[1]", "model.hidden=8"]
     if "--help" in command or "--cfg" in command:
         small = []
+    if "sweep=hw15" in command:
+        small += ["experiment=hw15_simple,hw15_boss", "seed=1"]
+    if "hw15_report" in command:
+        small += ["data.num_classes=10,20"]
+    if "out=TASKS" in command:
+        command = command.replace("out=TASKS", "out=MORE")
     if "trainer=gpu" in command:
         small = ["--cfg", "job"]  # there may be no GPU here
     done = run(command, trained, *small)

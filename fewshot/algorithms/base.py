@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from fewshot.inner_loop import Params
 from fewshot.tasks import TaskBatch, TaskKind
 
 Fitted = Any  # a tree of tensors: adapted weights, prototypes, a memory, …
+Stage = Literal["train", "val", "test"]
 
 
 class Algorithm(nn.Module, ABC):
@@ -21,16 +22,22 @@ class Algorithm(nn.Module, ABC):
     """
 
     kind: TaskKind
-    inner_steps: int  # steps that `fit(training=True)` takes; 0 where there are none
-    eval_inner_steps: int  # steps that `fit` takes otherwise
+    inner_steps: int  # steps that `fit` takes in meta-training; 0 where there are none
+    eval_inner_steps: int  # in validation
+    test_inner_steps: int  # in testing and in use
     task_chunk: int | None  # tasks that are computed together; None: the whole meta-batch
+    fixed_labels = False  # True: trains a classifier of fixed classes, whose labels are the same in every task
+
+    def steps(self, stage: Stage) -> int:
+        """The inner steps of a stage."""
+        return {"train": self.inner_steps, "val": self.eval_inner_steps, "test": self.test_inner_steps}[stage]
 
     @abstractmethod
-    def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, training: bool = False) -> Iterable[Fitted]:
+    def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterable[Fitted]:
         """Learns one task: support_x (N*K, C, H, W), support_y (N*K,) -> the sequence of fitted states.
 
         The first state is before any learning, the last one is the result; a method that learns in one
-        go yields just that. `training` selects the inner steps of meta-training, and allows a graph.
+        go yields just that. The stage "train" allows a graph.
         """
 
     @abstractmethod
@@ -39,7 +46,7 @@ class Algorithm(nn.Module, ABC):
 
     def meta_loss(self, params: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
         """What meta-training lowers, for one task: its query loss after fitting, and its score; both ()."""
-        *_, fitted = self.fit(params, task.support_x, task.support_y, training=True)
+        *_, fitted = self.fit(params, task.support_x, task.support_y, stage="train")
         predictions = self.predict(fitted, task.query_x)
         return self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
 

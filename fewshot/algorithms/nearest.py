@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot.algorithms.base import Algorithm
+from fewshot.algorithms.base import Algorithm, Stage
 from fewshot.inner_loop import Params
 from fewshot.tasks import TaskKind
 
@@ -30,10 +30,11 @@ class Nearest(Algorithm):
         self.n_way = n_way
         self.inner_steps = 0
         self.eval_inner_steps = 0
+        self.test_inner_steps = 0
         self.task_chunk = task_chunk
 
     def fit(
-        self, params: Params, support_x: Tensor, support_y: Tensor, *, training: bool = False
+        self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test"
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Remembers the support set: directions of its images (M, C*H*W) and its labels (M,)."""
         yield F.normalize(support_x.flatten(1), dim=-1), support_y

@@ -45,6 +45,8 @@ class EpisodeData(LightningDataModule):
         image_size: H = W in pixels.
         split: name of the rule that divides the classes (`fewshot.data.splits`).
         num_classes: use only the first so many training classes; None: all.
+        fixed_labels: in training a class has one label in all tasks, its place among the training classes;
+            False: its place in the task. For learners that train a classifier of fixed classes.
         n_way, k_shot: classes of a task, support images of each, everywhere.
         q_query, eval_q_query: query images of each class in training, and in validation and test.
         meta_batch_size: tasks per outer step.
@@ -64,6 +66,7 @@ class EpisodeData(LightningDataModule):
         image_size: int,
         split: str,
         num_classes: int | None,
+        fixed_labels: bool = False,
         n_way: int,
         k_shot: int,
         q_query: int,
@@ -89,6 +92,7 @@ class EpisodeData(LightningDataModule):
         self.image_size = image_size
         self.split_name = split
         self.num_classes = num_classes
+        self.fixed_labels = fixed_labels
         self.train_shape = TaskShape(n_way, k_shot, q_query)
         self.eval_shape = TaskShape(n_way, k_shot, eval_q_query)
         self.meta_batch_size = meta_batch_size
@@ -134,7 +138,7 @@ class EpisodeData(LightningDataModule):
         """The fingerprint of the fixed tasks of "val" or "test"."""
         images = self._images()
         return episodes_sha256(
-            images.images, images.names, [self._draw(split, block).tasks for block in self._blocks(split)]
+            images.images, images.names, [self._draw(split, block).tasks for block in self.blocks(split)]
         )
 
     def task_batch(self, split: str, step: int, device: torch.device | str = "cpu") -> TaskBatch:
@@ -151,11 +155,11 @@ class EpisodeData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The fixed validation tasks."""
-        return self._loader("val", self._blocks("val"))
+        return self._loader("val", self.blocks("val"))
 
     def test_dataloader(self) -> DataLoader:
         """The fixed test tasks."""
-        return self._loader("test", self._blocks("test"))
+        return self._loader("test", self.blocks("test"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> TaskBatch:
         """Indices on the device -> images on the device."""
@@ -165,7 +169,8 @@ class EpisodeData(LightningDataModule):
         dataset = _Draws(self._draw, split, steps)
         return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=self.num_workers)
 
-    def _blocks(self, split: str) -> range:
+    def blocks(self, split: str) -> range:
+        """The numbers of the blocks that the fixed tasks of "val" or "test" are drawn in."""
         return range(-(-self.eval_episodes[split] // BLOCK))
 
     def _draw(self, split: str, step: int) -> DrawnTasks:
@@ -175,7 +180,9 @@ class EpisodeData(LightningDataModule):
             wanted = self.eval_episodes[split] - step * BLOCK
             return DrawnTasks(TaskIndex(*(tensor[:wanted] for tensor in block)), None)
         rng = generator(self.seed, split, step)
-        index = draw_tasks(rng, self.meta_batch_size, classes, drawings, self.train_shape)
+        index = draw_tasks(
+            rng, self.meta_batch_size, classes, drawings, self.train_shape, fixed_labels=self.fixed_labels
+        )
         labels = torch.cat([index.support_y, index.query_y], dim=1).numpy()
         return DrawnTasks(index, maps_tensor(self.augmentation.draw(generator(self.seed, split, step, 1), labels)))
 

@@ -57,20 +57,28 @@ def generator(seed: int, split: str, step: int, purpose: int = 0) -> np.random.G
 
 
 def draw_tasks(
-    rng: np.random.Generator, tasks: int, classes: Sequence[int], drawings: int, shape: TaskShape
+    rng: np.random.Generator,
+    tasks: int,
+    classes: Sequence[int],
+    drawings: int,
+    shape: TaskShape,
+    *,
+    fixed_labels: bool = False,
 ) -> TaskIndex:
     """Draws tasks: distinct classes in random order, then distinct drawings of each.
 
-    A class's label is its place in that order, so labels say nothing about classes. Within the support set
-    and within the queries the images are shuffled, so places say nothing about labels.
+    A class's label is its place in that order, so labels say nothing about classes; with `fixed_labels` it
+    is its place among `classes`, the same in every task. Within the support set and within the queries the
+    images are shuffled, so places say nothing about labels.
     """
     n_way, k_shot, q_query = shape
-    chosen = np.asarray(classes)[_distinct(rng, tasks, len(classes), n_way)]  # (T, N)
+    places = _distinct(rng, tasks, len(classes), n_way)  # (T, N)
+    chosen = np.asarray(classes)[places]
     order = rng.random((tasks, n_way, drawings)).argsort(-1, kind="stable")[..., : k_shot + q_query]
     images = chosen[..., None] * drawings + order  # (T, N, K+Q)
-    labels = np.broadcast_to(np.arange(n_way)[:, None], images.shape[1:])
-    support_i, support_y = _shuffled(rng, images[..., :k_shot], labels[:, :k_shot])
-    query_i, query_y = _shuffled(rng, images[..., k_shot:], labels[:, k_shot:])
+    labels = np.broadcast_to((places if fixed_labels else np.arange(n_way))[..., None], images.shape)
+    support_i, support_y = _shuffled(rng, images[..., :k_shot], labels[..., :k_shot])
+    query_i, query_y = _shuffled(rng, images[..., k_shot:], labels[..., k_shot:])
     return TaskIndex(*(torch.from_numpy(array) for array in (support_i, support_y, query_i, query_y)))
 
 
@@ -107,7 +115,7 @@ def _distinct(rng: np.random.Generator, tasks: int, total: int, count: int) -> N
 def _shuffled(
     rng: np.random.Generator, images: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Shuffles each task's images (T, N, M) along with their labels (N, M): two arrays (T, N*M)."""
-    flat = images.reshape(len(images), -1)
+    """Shuffles each task's images along with their labels: (T, N, M) twice -> (T, N*M) twice."""
+    flat, flat_labels = (array.reshape(len(images), -1) for array in (images, labels))
     order = rng.random(flat.shape).argsort(-1, kind="stable")
-    return np.take_along_axis(flat, order, axis=1), labels.reshape(-1)[order]
+    return np.take_along_axis(flat, order, axis=1), np.take_along_axis(flat_labels, order, axis=1)

@@ -1,0 +1,84 @@
+"""Answers to tasks that were drawn beforehand: a folder of images in, a file to hand in out."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader
+
+from fewshot.data.episodes import BLOCK
+from fewshot.data.task_folder import TaskFolder, read_answers, read_tasks, write_answers
+from fewshot.evaluation import git_commit, interval, summary, versions, write_json
+from fewshot.outer import MetaLearner
+from fewshot.tasks import TaskBatch
+
+
+def answer(cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, channels: int) -> dict[str, Any]:
+    """Writes output.csv (and results.json) for the tasks of `cfg.tasks_dir`; scores them if labels are given."""
+    started = time.perf_counter()
+    n_way = cfg.data.n_way
+    given = read_tasks(Path(cfg.tasks_dir), n_way=n_way, channels=channels, image_size=cfg.data.image_size)
+    tasks = given.tasks
+    labels = None if cfg.labels is None else read_answers(Path(cfg.labels), *tasks.query_y.shape, n_way)
+    parts = trainer.predict(learner, dataloaders=DataLoader(_Blocks(tasks), batch_size=None))
+    assert parts is not None
+    classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]
+    write_answers(folder / "output.csv", classes)
+    found = _record(cfg, given, learner) | {"seconds": time.perf_counter() - started}
+    print(
+        f"{len(classes)} tasks of {n_way} classes, {found['k_shot']} shot, {classes.shape[1]} queries each, "
+        f"{'white' if given.white else 'black'} background"
+    )
+    if labels is not None:
+        found["mean"], found["ci95"] = interval((classes == labels).double().mean(1))
+        print(summary(found))
+    write_json(folder / "results.json", found)
+    print(f"answers: {folder / 'output.csv'}", flush=True)
+    return found
+
+
+def _record(cfg: DictConfig, given: TaskFolder, learner: MetaLearner) -> dict[str, Any]:
+    tasks, algorithm = given.tasks, learner.algorithm
+    digest = hashlib.sha256()
+    for tensor in tasks:
+        digest.update(tensor.numpy().tobytes())
+    return {
+        "algo": HydraConfig.get().runtime.choices["algo"],
+        "data": str(cfg.tasks_dir),
+        "split": None,
+        "n_way": cfg.data.n_way,
+        "k_shot": tasks.support_y.shape[1] // cfg.data.n_way,
+        "q_query": tasks.query_y.shape[1] / cfg.data.n_way,
+        "metric": algorithm.kind.metric,
+        "mean": None,
+        "ci95": None,
+        "episodes": len(tasks.query_y),
+        "episodes_sha256": digest.hexdigest(),
+        "background": "white" if given.white else "black",
+        "inner_steps": algorithm.test_inner_steps,
+        "normalization": "transductive" if algorithm.transductive else "inductive",
+        "seed": cfg.seed,
+        "checkpoint": cfg.ckpt_path,
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
+
+
+class _Blocks(torch.utils.data.Dataset):
+    """The tasks in blocks, as an evaluation takes them."""
+
+    def __init__(self, tasks: TaskBatch) -> None:
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return -(-len(self.tasks.support_y) // BLOCK)
+
+    def __getitem__(self, block: int) -> TaskBatch:
+        if block >= len(self):
+            raise IndexError
+        return TaskBatch(*(tensor[block * BLOCK : (block + 1) * BLOCK] for tensor in self.tasks))
