@@ -11,9 +11,10 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
+from fewshot.algorithms.base import Algorithm
 from fewshot.data.episodes import BLOCK
 from fewshot.data.task_folder import TaskFolder, read_answers, read_tasks, write_answers
-from fewshot.evaluation import git_commit, interval, summary, versions, write_json
+from fewshot.evaluation import circumstances, interval, summary, write_json
 from fewshot.outer import MetaLearner
 from fewshot.tasks import TaskBatch
 
@@ -24,14 +25,15 @@ def answer(cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner
     n_way = cfg.data.n_way
     given = read_tasks(Path(cfg.tasks_dir), n_way=n_way, channels=channels, image_size=cfg.data.image_size)
     tasks = given.tasks
-    labels = None if cfg.labels is None else read_answers(Path(cfg.labels), *tasks.query_y.shape, n_way)
+    episodes, queries = tasks.query_y.shape
+    labels = None if cfg.labels is None else read_answers(Path(cfg.labels), episodes, queries, n_way)
     parts = trainer.predict(learner, dataloaders=DataLoader(_Blocks(tasks), batch_size=None))
     assert parts is not None
     classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]
     write_answers(folder / "output.csv", classes)
-    found = _record(cfg, given, learner) | {"seconds": time.perf_counter() - started}
+    found = _record(cfg, given, learner.algorithm) | {"seconds": time.perf_counter() - started}
     print(
-        f"{len(classes)} tasks of {n_way} classes, {found['k_shot']} shot, {classes.shape[1]} queries each, "
+        f"{episodes} tasks of {n_way} classes, {found['k_shot']} shot, {queries} queries each, "
         f"{'white' if given.white else 'black'} background"
     )
     if labels is not None:
@@ -42,30 +44,23 @@ def answer(cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner
     return found
 
 
-def _record(cfg: DictConfig, given: TaskFolder, learner: MetaLearner) -> dict[str, Any]:
-    tasks, algorithm = given.tasks, learner.algorithm
+def _record(cfg: DictConfig, given: TaskFolder, algorithm: Algorithm) -> dict[str, Any]:
+    tasks = given.tasks
     digest = hashlib.sha256()
     for tensor in tasks:
         digest.update(tensor.numpy().tobytes())
-    return {
-        "algo": HydraConfig.get().runtime.choices["algo"],
+    algo = HydraConfig.get().runtime.choices["algo"]
+    return circumstances(algo, algorithm, cfg.seed, cfg.ckpt_path) | {
         "data": str(cfg.tasks_dir),
         "split": None,
         "n_way": cfg.data.n_way,
         "k_shot": tasks.support_y.shape[1] // cfg.data.n_way,
-        "q_query": tasks.query_y.shape[1] / cfg.data.n_way,
-        "metric": algorithm.kind.metric,
+        "q_query": tasks.query_y.shape[1] / cfg.data.n_way,  # nothing says that all classes have as many
         "mean": None,
         "ci95": None,
         "episodes": len(tasks.query_y),
         "episodes_sha256": digest.hexdigest(),
         "background": "white" if given.white else "black",
-        "inner_steps": algorithm.test_inner_steps,
-        "normalization": "transductive" if algorithm.transductive else "inductive",
-        "seed": cfg.seed,
-        "checkpoint": cfg.ckpt_path,
-        "git_commit": git_commit(),
-        "versions": versions(),
     }
 
 

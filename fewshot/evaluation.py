@@ -13,6 +13,8 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from fewshot.algorithms.base import Algorithm
+
 
 class Scores(NamedTuple):
     """One evaluation, float64."""
@@ -54,6 +56,20 @@ def summary(record: dict[str, Any]) -> str:
         f"{record['n_way']}-way {record['k_shot']}-shot {record['metric']} "
         f"{record['mean']:.3f} ± {record['ci95']:.3f} ({record['episodes']} episodes, {record['normalization']})"
     )
+
+
+def circumstances(algo: str, algorithm: Algorithm, seed: int, checkpoint: str | None) -> dict[str, Any]:
+    """What every record says of the learner that was scored, and of the code that scored it."""
+    return {
+        "algo": algo,
+        "metric": algorithm.kind.metric,
+        "inner_steps": algorithm.test_inner_steps,
+        "normalization": "transductive" if algorithm.transductive else "inductive",
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "git_commit": git_commit(),
+        "versions": versions(),
+    }
 
 
 def state_curve(evaluated: Scores) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fewshot.answers import answer
 from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, settle
 from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError
-from fewshot.evaluation import git_commit, interval, state_curve, summary, versions, write_json
+from fewshot.evaluation import circumstances, interval, state_curve, summary, write_json
 from fewshot.outer import MetaLearner
 
 
@@ -51,10 +52,10 @@ def train(cfg: DictConfig) -> float:
         best = trainer.checkpoint_callback
         assert isinstance(best, ModelCheckpoint)
         if cfg.test:
-            seconds = {"train_seconds": time.perf_counter() - started}
+            seconds = time.perf_counter() - started
             path = best.best_model_path
             checkpoints.load_weights(learner, checkpoints.read(path), path)
-            _test(cfg, folder, trainer, data, learner, path, seconds)
+            _test(cfg, folder, trainer, learner, data=data, checkpoint=path, train_seconds=seconds)
         status = 0
         return float(best.best_model_score)  # type: ignore[arg-type]
     finally:
@@ -68,12 +69,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         if cfg.ckpt_path:
             checkpoint = checkpoints.read(cfg.ckpt_path)
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
-        if cfg.tasks_dir:
+        if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
             settle()
             channels = checkpoint[checkpoints.RECORD]["channels"] if cfg.ckpt_path else 1
             learner = learner_for(cfg, channels)
+            score = partial(answer, cfg, folder, channels=channels)
         else:
             data, learner = build_learner(cfg)
+            score = partial(_test, cfg, folder, data=data, checkpoint=cfg.ckpt_path)
         if cfg.ckpt_path:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
         elif any(True for _ in learner.parameters()):
@@ -81,10 +84,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
         trainer = build_trainer(cfg, build_loggers(cfg, 0), [build(cfg.callbacks.progress)])
-        if cfg.tasks_dir:
-            found = answer(cfg, folder, trainer, learner, channels)
-        else:
-            found = _test(cfg, folder, trainer, data, learner, cfg.ckpt_path, {})
+        found = score(trainer, learner)
         status = 0
         return found
     finally:
@@ -127,10 +127,11 @@ def _test(
     cfg: DictConfig,
     folder: Path,
     trainer: Trainer,
-    data: EpisodeData,
     learner: MetaLearner,
+    *,
+    data: EpisodeData,
     checkpoint: str | None,
-    extra: dict[str, float],
+    train_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Scores the learner on the test tasks; writes results.json and plots/, prints the line."""
     started = time.perf_counter()
@@ -138,29 +139,23 @@ def _test(
     evaluated, algorithm = learner.evaluated, learner.algorithm
     assert evaluated is not None
     mean, ci95 = interval(evaluated.scores)
-    found = {
-        "algo": HydraConfig.get().runtime.choices["algo"],
+    algo = HydraConfig.get().runtime.choices["algo"]
+    found = circumstances(algo, algorithm, cfg.seed, checkpoint) | {
         "data": HydraConfig.get().runtime.choices["data"],
         "split": cfg.data.split,
         "n_way": cfg.data.n_way,
         "k_shot": cfg.data.k_shot,
         "q_query": cfg.data.eval_q_query,
-        "metric": algorithm.kind.metric,
         "mean": mean,
         "ci95": ci95,
         "loss": evaluated.losses.mean().item(),
         "episodes": len(evaluated.scores),
         "episodes_sha256": data.episodes_sha256("test"),
         "classes_sha256": {split: listed["sha256"] for split, listed in data.class_lists().items()},
-        "inner_steps": algorithm.test_inner_steps,
         "after_each_inner_step": state_curve(evaluated),
-        "normalization": "transductive" if algorithm.transductive else "inductive",
-        "seed": cfg.seed,
-        "checkpoint": checkpoint,
-        "git_commit": git_commit(),
-        "versions": versions(),
         "seconds": time.perf_counter() - started,
-    } | extra
+        "train_seconds": train_seconds,
+    }
     figures.write_plots(folder / "plots", found, data.task_batch("test", 0), algorithm.kind)
     write_json(folder / "results.json", found)
     print(summary(found))
