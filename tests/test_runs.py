@@ -166,6 +166,12 @@ def test_tensorboard(compose_cfg: Compose, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").exists()
 
 
+def test_bfloat16_runs_and_learns(compose_cfg: Compose, tmp_path: Path) -> None:
+    train(compose_cfg("trainer.precision=bf16-mixed", "test=false", "trainer.max_steps=20", folder=tmp_path))
+    losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
+    assert losses[-1] < losses[0]
+
+
 def test_not_finite_keeps_the_last_good_checkpoint(compose_cfg: Compose, tmp_path: Path) -> None:
     train(compose_cfg("test=false", "trainer.max_steps=3", folder=tmp_path))
     last = tmp_path / "checkpoints" / "last.ckpt"
