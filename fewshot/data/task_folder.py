@@ -95,15 +95,15 @@ def read_answers(path: Path, tasks: int, queries: int, n_way: int) -> Tensor:
     if [identity for identity, _ in rows] != list(range(tasks * queries)):
         raise UserError(f"{path} has {len(rows)} rows, wanted are ids 0 to {tasks * queries - 1} in order")
     classes = torch.tensor([label for _, label in rows]).view(tasks, queries)
-    if not ((classes >= 0) & (classes < n_way)).all():
-        raise UserError(f"{path} names class {int(classes.max())}, but tasks have classes 0 to {n_way - 1}")
+    if strange := sorted(set(classes.flatten().tolist()) - set(range(n_way))):
+        raise UserError(f"{path} names class {strange[0]}, but tasks have classes 0 to {n_way - 1}")
     return classes
 
 
 def _task_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: tasks lie in support/0000, query/0000 and so on")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=lambda name: (len(name), name))
     if not names:
         raise UserError(f"{folder} holds no tasks: they are folders 0000, 0001 and so on")
     return names
