@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from fewshot.tasks import TaskBatch, TaskKind
 
@@ -114,7 +114,8 @@ def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, l
     axis.set_title(title, fontsize=9)
     if logarithmic:
         axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        few = len(lines) == 1 and len(lines[0].x) <= 8  # then each point is named
+        axis.xaxis.set_major_locator(FixedLocator(lines[0].x) if few else LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.minorticks_off()
     else:
