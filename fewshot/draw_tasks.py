@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from fewshot.build import build
+from fewshot.data.datamodule import EpisodeData
 from fewshot.data.task_folder import write_answers, write_tasks
 from fewshot.errors import UserError, one_line_errors
 
@@ -34,6 +35,8 @@ def draw(cfg: DictConfig) -> None:
     if out.exists():
         raise UserError(f"out={out} exists: choose another folder, or remove it")
     data = build(cfg.data)
+    if not isinstance(data, EpisodeData):
+        raise UserError(f"a folder of tasks holds images, and {type(data).__name__} has none: choose data=omniglot")
     data.setup()
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,8 @@
 """What a task is: its tensors and its kind. Imported by everyone, imports no one.
 
 Letters used in shapes everywhere: T tasks, N ways (`n_way`), K shots (`k_shot`), Q queries per class
-(`q_query`), C channels, H × W pixels.
+(`q_query`), C channels, H × W pixels. In a regression task there is one class, so to speak: K points to
+learn from, Q to predict.
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +16,15 @@ from torch import Tensor
 class TaskBatch(NamedTuple):
     """Tasks side by side. One task is the same tuple without the leading T (as inside `torch.vmap`)."""
 
-    support_x: Tensor  # (T, N*K, C, H, W) float
-    support_y: Tensor  # (T, N*K) int64, labels 0 … N-1
-    query_x: Tensor  # (T, N*Q, C, H, W) float
-    query_y: Tensor  # (T, N*Q) int64
+    support_x: Tensor  # (T, N*K, C, H, W) float; regression (T, K, inputs)
+    support_y: Tensor  # (T, N*K) int64, labels 0 … N-1; regression (T, K, outputs) float
+    query_x: Tensor  # (T, N*Q, C, H, W) float; regression (T, Q, inputs)
+    query_y: Tensor  # (T, N*Q) int64; regression (T, Q, outputs) float
+
+    def all_as_queries(self) -> "TaskBatch":
+        """One task with its support set among its queries, in front: for learners that do not tell them apart."""
+        every_x, every_y = torch.cat([self.support_x, self.query_x]), torch.cat([self.support_y, self.query_y])
+        return TaskBatch(self.support_x, self.support_y, every_x, every_y)
 
 
 class TaskKind(ABC):
@@ -26,6 +32,7 @@ class TaskKind(ABC):
 
     metric: str  # the word in results.json and on axes
     short: str  # the word in logged names: val/<short>
+    unit: str  # on axes: "%" for a fraction, "" for what has none
     higher_is_better: bool
 
     @abstractmethod
@@ -36,12 +43,17 @@ class TaskKind(ABC):
     def score(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """What is reported for one task, a scalar in float32: (M, …), (M, …) -> ()."""
 
+    @abstractmethod
+    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+        """The targets as numbers that a linear map can be fitted to: (M, …) -> (M, outputs)."""
+
 
 class Classification(TaskKind):
     """N-way classification: cross-entropy (nats) and accuracy (a fraction)."""
 
     metric = "accuracy"
     short = "acc"
+    unit = "%"
     higher_is_better = True
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -51,3 +63,28 @@ class Classification(TaskKind):
     def score(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Fraction of rows of logits (M, N) whose largest entry is the label (M,)."""
         return (predictions.argmax(-1) == targets).to(torch.float32).mean()
+
+    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+        """One-hot labels: (M,) -> (M, N)."""
+        return (targets[:, None] == torch.arange(outputs, device=targets.device)).to(torch.get_default_dtype())
+
+
+class Regression(TaskKind):
+    """Regression: the mean squared error, in the square of the targets' unit, as loss and as score."""
+
+    metric = "mean squared error"
+    short = "mse"
+    unit = ""
+    higher_is_better = False
+
+    def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """Mean over points and outputs: (M, outputs) twice -> ()."""
+        return F.mse_loss(predictions, targets)
+
+    def score(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """The same, in float32."""
+        return F.mse_loss(predictions.to(torch.float32), targets.to(torch.float32))
+
+    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+        """As they are: (M, outputs)."""
+        return targets

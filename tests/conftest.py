@@ -116,11 +116,27 @@ def fake_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def make_image_folder(root: Path) -> Path:
+    """15 classes of 16, 17 or 18 images of 12×10 pixels; red tells the class, blue the image."""
+    for number in range(15):
+        folder = root / f"class{number:02d}"
+        folder.mkdir(parents=True)
+        for image in range(16 + number % 3):
+            Image.new("RGB", (12, 10), (10 * number, 100, 10 * image)).save(folder / f"{image:02d}.png")
+    return root
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """What `make_image_folder` makes, in a folder of this test's own."""
+    return make_image_folder(tmp_path / "images")
+
+
 def small_maml(*, steps: int = 1, create_graph: bool = True, norm: str = "batch", lr: float = 0.1) -> MAML:
     """MAML on a 16×16 network of 8 channels, in float64."""
     torch.manual_seed(0)
     options = dict(inner_steps=steps, eval_inner_steps=steps, inner_lr=lr, create_graph=create_graph)
-    return MAML(Conv4(1, 16, 3, hidden=8, norm=norm), Classification(), **options).double()
+    return MAML(Conv4((1, 16, 16), 3, hidden=8, norm=norm), Classification(), **options).double()
 
 
 def random_tasks(tasks: int = 4, *, seed: int = 0, queries: int = 2) -> TaskBatch:

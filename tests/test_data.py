@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_SPLITS
+from conftest import SHARED_SPLITS, Compose
 from PIL import Image
 
+from fewshot.build import build
 from fewshot.data.images import ImageSet
 from fewshot.data.omniglot import load_omniglot
 from fewshot.data.splits import class_lists, split_classes
@@ -22,7 +23,7 @@ from fewshot.errors import UserError
 def pixel_accuracy(image_set: ImageSet, tasks: int = 600) -> float:
     """5-way 1-shot accuracy of the nearest image by cosine, 15 queries a class."""
     draw = np.random.default_rng(0)
-    pixels = torch.nn.functional.normalize(image_set.images.flatten(2).float(), dim=-1)
+    pixels = torch.nn.functional.normalize(image_set.images.flatten(1).float(), dim=-1).unflatten(0, (-1, 20))
     scores = []
     for _ in range(tasks):
         classes = draw.choice(len(pixels), 5, replace=False)
@@ -39,11 +40,12 @@ def strokes(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 def test_strokes_is_large_and_as_hard_for_pixels_as_a_script(strokes: ImageSet) -> None:
-    assert strokes.images.shape[0] >= 1000
-    assert strokes.images.shape[1:] == (20, 1, 28, 28)
+    assert len(strokes.names) >= 1000
+    assert strokes.counts == (20,) * len(strokes.names)
+    assert strokes.images.shape == (20 * len(strokes.names), 1, 28, 28)
     assert 0.35 < pixel_accuracy(strokes) < 0.60
     assert 0.04 < strokes.images.float().mean() / 255 < 0.15
-    assert len({image.tobytes() for image in strokes.images[:, 0].numpy()}) == len(strokes.names)
+    assert len({image.tobytes() for image in strokes.images[::20].numpy()}) == len(strokes.names)
 
 
 def test_strokes_is_the_same_on_every_machine(tmp_path: Path) -> None:
@@ -53,7 +55,7 @@ def test_strokes_is_the_same_on_every_machine(tmp_path: Path) -> None:
     other = load_strokes(str(tmp_path), 28, alphabets=3, characters=4, seed=1)
     assert not torch.equal(small.images, other.images)
     larger = load_strokes(str(tmp_path), 28, alphabets=4, characters=4)
-    assert torch.equal(larger.images[:12], small.images), "more alphabets leave the first ones as they are"
+    assert torch.equal(larger.images[:240], small.images), "more alphabets leave the first ones as they are"
 
 
 PINNED_STROKES = "52591122654d5254"
@@ -82,12 +84,13 @@ def test_packed_copy_is_read_and_a_damaged_one_is_made_again(tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written_costs_the_copy_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     made = load_strokes(str(tmp_path / "file"), 28, alphabets=2, characters=1)
-    assert made.images.shape[0] == 2
+    assert made.counts == (20, 20)
 
 
 def test_omniglot_from_archives_or_folders(fake_omniglot: Path) -> None:
     packed = load_omniglot(str(fake_omniglot), 28, download=False)
-    assert packed.images.shape == (12, 20, 1, 28, 28)
+    assert packed.images.shape == (240, 1, 28, 28)
+    assert packed.counts == (20,) * 12
     assert packed.names[0] == "background_Alpha/character01"
     assert packed.parts == ("background",) * 6 + ("evaluation",) * 6
     assert packed.images.float().mean() / 255 < 0.2, "ink is 1"
@@ -111,7 +114,7 @@ def test_a_replaced_archive_is_decoded_again(fake_omniglot: Path) -> None:
         for number, name in enumerate(members):
             new.writestr(name, white.read_bytes() if number == 0 else members[name])
     after = load_omniglot(str(fake_omniglot), 28)
-    assert after.images[0, 0].max() == 0
+    assert after.images[0].max() == 0
     assert torch.equal(after.images[1:], before.images[1:])
 
 
@@ -169,11 +172,18 @@ def test_no_member_of_an_archive_leaves_the_folder(fake_omniglot: Path) -> None:
 
 def test_real_omniglot(omniglot_root: str) -> None:
     omniglot = load_omniglot(omniglot_root, 28, download=False)
-    assert omniglot.images.shape == (1623, 20, 1, 28, 28)
+    assert omniglot.images.shape == (1623 * 20, 1, 28, 28)
+    assert omniglot.counts == (20,) * 1623
     assert omniglot.parts.count("background") == 964
     assert len({name.split("/")[0] for name in omniglot.names}) == 50
     assert 0.04 < omniglot.images.float().mean() / 255 < 0.15
     assert 0.35 < pixel_accuracy(omniglot) < 0.60
+
+
+def test_omniglot_tasks_are_those_of_the_first_version(omniglot_root: str, compose_cfg: Compose) -> None:
+    """The 1000 test tasks of the README's results, recorded before classes could be uneven."""
+    data = build(compose_cfg("data=omniglot", f"data.root={omniglot_root}", small=False).data)
+    assert data.episodes_sha256("test") == "bd05021894f0a4bfc5e7e1e2966a4f392333c21586e1211b7494440ebf35d270"
 
 
 COUNTS = {
@@ -224,10 +234,63 @@ def test_split_refusals(strokes: ImageSet) -> None:
         split_classes(strokes, "vinyals", 0)
     with pytest.raises(UserError, match="data.split=oficial is not one of official"):
         split_classes(strokes, "oficial", 0)
+    with pytest.raises(UserError, match="data.split=folders takes the folders train, val and test"):
+        split_classes(strokes, "folders", 0)
+    for rule in ("official", "background_characters"):
+        with pytest.raises(UserError, match=f"data.split={rule} divides the background .* data.split=random_classes"):
+            split_classes(nameless(9), rule, 0)
+
+
+def nameless(classes: int) -> ImageSet:
+    """One pixel a class, no groups and no parts."""
+    names = tuple(f"{number:03d}" for number in range(classes))
+    return ImageSet(torch.zeros(classes, 1, 1, 1, dtype=torch.uint8), (1,) * classes, names, ("",) * classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "sizes"),
+    [(3, (1, 1, 1)), (8, (4, 2, 2)), (15, (5, 5, 5)), (24, (14, 5, 5)), (100, (64, 16, 20)), (1000, (640, 160, 200))],
+)
+def test_random_classes_are_divided_as_miniimagenet(classes: int, sizes: tuple[int, ...]) -> None:
+    """Few classes are divided so that validation and test have five, or a third."""
+    image_set = nameless(classes)
+    split = split_classes(image_set, "random_classes", 0)
+    assert tuple(len(split[part]) for part in ("train", "val", "test")) == sizes
+    assert sorted(itertools.chain(*split.values())) == list(range(classes))
+    assert split_classes(image_set, "random_classes", 0) == split
+    assert len({str(split_classes(image_set, "random_classes", seed)) for seed in range(9)}) > 3
+
+
+def test_random_classes_need_three() -> None:
+    with pytest.raises(UserError, match="data.split=random_classes needs 3 classes or more.* but 2 are there"):
+        split_classes(nameless(2), "random_classes", 0)
 
 
 def test_a_deleted_packed_copy_is_made_again(tmp_path: Path) -> None:
     """A packed copy may be deleted at any time."""
     load_strokes(str(tmp_path / "deep" / "er"), 28, alphabets=2, characters=1)
     shutil.rmtree(tmp_path / "deep")
-    assert load_strokes(str(tmp_path / "deep" / "er"), 28, alphabets=2, characters=1).images.shape[0] == 2
+    assert load_strokes(str(tmp_path / "deep" / "er"), 28, alphabets=2, characters=1).counts == (20, 20)
+
+
+def test_a_copy_packed_in_the_old_layout_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before classes could be uneven, images were packed as (classes, drawings, C, H, W), without counts."""
+    made = load_strokes(str(tmp_path), 28, alphabets=2, characters=2)
+    (packed,) = tmp_path.glob("*.npz")
+    with np.load(packed) as new:
+        old = {key: new[key] for key in ("names", "parts", "fingerprint")}
+        old["images"] = new["images"].reshape(4, 20, 1, 28, 28)
+    assert str(old["fingerprint"]).endswith(" layout 2"), "nor does the version before read ours as its own"
+    old["fingerprint"] = np.array(str(old["fingerprint"]).removesuffix(" layout 2"))
+    np.savez(packed, **old)
+    with caplog.at_level("INFO"):
+        again = load_strokes(str(tmp_path), 28, alphabets=2, characters=2)
+    assert again.counts == made.counts
+    assert torch.equal(again.images, made.images)
+    assert "packed from other sources, or by another version" in caplog.text, "it is not called damaged"
+
+
+def test_images_of_a_class_in_uneven_classes() -> None:
+    images = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1)
+    uneven = ImageSet(images, (1, 3, 2), ("a", "b", "c"), ("", "", ""))
+    assert [uneven.of_class(number).flatten().tolist() for number in range(3)] == [[0], [1, 2, 3], [4, 5]]

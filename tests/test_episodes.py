@@ -1,5 +1,7 @@
 """Episodes: fair, disjoint, the same for the same (seed, split, step), whoever draws them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,26 @@ from conftest import Compose
 
 from fewshot.build import build
 from fewshot.data.datamodule import EpisodeData
-from fewshot.data.episodes import BLOCK, TaskShape, _distinct, check_shape, draw_tasks, generator
+from fewshot.data.episodes import (
+    BLOCK,
+    TaskShape,
+    _distinct,
+    check_shape,
+    draw_tasks,
+    episodes_sha256,
+    evaluation_block,
+    generator,
+)
+from fewshot.data.strokes import load_strokes
 from fewshot.errors import UserError
 
 SHAPE = TaskShape(5, 2, 3)
 CLASSES = list(range(100, 160))
+EVEN = [20] * 160  # images of each class
 
 
 def draw(step: int = 0, tasks: int = 64, seed: int = 1):
-    return draw_tasks(generator(seed, "train", step), tasks, CLASSES, 20, SHAPE)
+    return draw_tasks(generator(seed, "train", step), tasks, CLASSES, EVEN, SHAPE)
 
 
 def make_data(compose_cfg: Compose, *overrides: str) -> EpisodeData:
@@ -45,7 +58,7 @@ def test_every_class_has_its_shots_and_queries_and_one_label() -> None:
 
 def test_labels_and_places_say_nothing_about_classes() -> None:
     """Over many tasks every class has every label, and every place every label, equally often."""
-    index = draw_tasks(generator(1, "train", 0), 12_000, CLASSES, 20, TaskShape(5, 1, 1))
+    index = draw_tasks(generator(1, "train", 0), 12_000, CLASSES, EVEN, TaskShape(5, 1, 1))
     classes, labels = (index.support_i // 20 - 100).flatten(), index.support_y.flatten()
     counts = torch.zeros(60, 5).index_put_((classes, labels), torch.ones(len(labels)), accumulate=True)
     expected = counts.sum() / counts.numel()
@@ -66,7 +79,7 @@ def test_distinct_is_uniform_over_ordered_choices() -> None:
 
 def test_same_classes_come_with_other_images() -> None:
     """A class is not tied to one set of drawings (a trap of older packages)."""
-    images = draw_tasks(generator(0, "train", 0), 200, [0, 1], 20, TaskShape(2, 1, 1)).support_i
+    images = draw_tasks(generator(0, "train", 0), 200, [0, 1], [20, 20], TaskShape(2, 1, 1)).support_i
     assert len({tuple(sorted(row.tolist())) for row in images}) > 50
 
 
@@ -75,17 +88,61 @@ def test_seed_split_and_step_decide_alone() -> None:
     draw(8)
     for a, b in zip(first, draw(7), strict=True):
         assert torch.equal(a, b)
-    others = [draw(8), draw(7, seed=2), draw_tasks(generator(1, "val", 7), 64, CLASSES, 20, SHAPE)]
+    others = [draw(8), draw(7, seed=2), draw_tasks(generator(1, "val", 7), 64, CLASSES, EVEN, SHAPE)]
     assert all(not torch.equal(first.support_i, other.support_i) for other in others)
 
 
 def test_draws_are_pinned() -> None:
     """Another stream on another machine or with another numpy would show here."""
-    index = draw_tasks(generator(0, "train", 0), 1, range(1000), 20, TaskShape(3, 1, 1))
+    index = draw_tasks(generator(0, "train", 0), 1, range(1000), [20] * 1000, TaskShape(3, 1, 1))
     assert [t.tolist() for t in index] == PINNED
 
 
 PINNED = [[[11121, 16009, 17754]], [[0, 1, 2]], [[17748, 11124, 16015]], [[2, 0, 1]]]
+
+
+def test_tasks_of_even_classes_are_those_of_the_first_version(tmp_path: Path) -> None:
+    """Recorded before classes could be uneven: results of then and now are over the same tasks."""
+    strokes = load_strokes(str(tmp_path), 28, alphabets=3, characters=4)
+    blocks = [evaluation_block(0, "test", n, range(8, 12), strokes.counts, TaskShape(3, 2, 15)) for n in range(2)]
+    assert episodes_sha256(strokes.images, strokes.names, blocks)[:16] == RECORDED_SHA
+    training = draw_tasks(generator(3, "train", 7), 2, range(8), strokes.counts, SHAPE, fixed_labels=True)
+    assert [training.support_i.tolist(), training.query_y.tolist()] == RECORDED
+
+
+RECORDED_SHA = "bedf7a908e001820"
+RECORDED = [
+    [[131, 111, 17, 147, 72, 140, 108, 7, 74, 129], [94, 153, 46, 53, 146, 110, 88, 119, 125, 128]],
+    [[3, 5, 6, 0, 0, 0, 6, 3, 5, 7, 5, 6, 7, 3, 7], [5, 2, 2, 6, 4, 7, 6, 4, 4, 5, 7, 5, 2, 6, 7]],
+]
+
+
+UNEVEN = [7, 3, 20, 5, 4, 9]
+
+
+def test_uneven_classes_are_drawn_from_their_own_images_alone() -> None:
+    """Every image of a class, however few it has, is drawn as often as another of its class, and none twice."""
+    tasks = 6000
+    index = draw_tasks(generator(0, "train", 0), tasks, [1, 2, 3, 4], UNEVEN, TaskShape(3, 1, 2))
+    images, labels = (torch.cat(pair, dim=1) for pair in zip(index[:2], index[2:], strict=True))
+    owner = torch.repeat_interleave(torch.arange(6), torch.tensor(UNEVEN))[images]
+    for i, c, y in zip(images, owner, labels, strict=True):
+        assert len(i.unique()) == 9, "support and queries share no image"
+        assert sorted(y.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        assert len(set(zip(c.tolist(), y.tolist(), strict=True))) == len(c.unique()) == 3, "a label is a class"
+    drawn = images.flatten().bincount(minlength=sum(UNEVEN)).split(UNEVEN)
+    assert [int(part.sum()) for part in (drawn[0], drawn[5])] == [0, 0], "only from the classes of the split"
+    for part in drawn[1:5]:
+        assert (part / part.sum() * len(part) - 1).abs().max() < 0.1
+    supports = index.support_i.flatten().bincount(minlength=sum(UNEVEN)).split(UNEVEN)[1]
+    assert (supports / supports.sum() * 3 - 1).abs().max() < 0.1, "as support and as query"
+
+
+def test_tasks_of_a_split_depend_on_its_own_classes_alone() -> None:
+    shape = TaskShape(3, 1, 2)
+    few = evaluation_block(0, "test", 0, [0, 1, 2, 3], [5, 3, 4, 6], shape)
+    many = evaluation_block(0, "test", 0, [0, 1, 2, 3], [5, 3, 4, 6, 90], shape)
+    assert torch.equal(few.query_i, many.query_i)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -94,7 +151,7 @@ def test_any_number_of_workers_yields_the_same_steps(compose_cfg: Compose, worke
     loaded = list(data.train_dataloader())
     assert len(loaded) == 3
     for step, drawn in enumerate(loaded):
-        expected = data._draw("train", step)
+        expected = data.draw("train", step)
         assert torch.equal(drawn.tasks.query_i, expected.tasks.query_i)
         assert torch.equal(drawn.maps, expected.maps)
     fingerprints = {tuple(drawn.tasks.support_i.flatten().tolist()) for drawn in loaded}
@@ -128,8 +185,8 @@ def test_evaluation_tasks_are_fixed_and_hashed(compose_cfg: Compose) -> None:
 
 def test_more_episodes_begin_with_the_fewer(compose_cfg: Compose) -> None:
     few, many = make_data(compose_cfg, "episodes=40"), make_data(compose_cfg, "episodes=100")
-    assert torch.equal(few._draw("test", 0).tasks.query_i, many._draw("test", 0).tasks.query_i)
-    assert len(few._draw("test", 1).tasks.query_i) == 40 - BLOCK
+    assert torch.equal(few.draw("test", 0).tasks.query_i, many.draw("test", 0).tasks.query_i)
+    assert len(few.draw("test", 1).tasks.query_i) == 40 - BLOCK
     assert sum(len(batch.tasks.query_i) for batch in many.test_dataloader()) == 100
 
 
@@ -145,4 +202,17 @@ def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: 
     with pytest.raises(UserError, match="meta_batch_size=0 must be at least 1"):
         make_data(compose_cfg, "data.meta_batch_size=0")
     with pytest.raises(UserError, match="n_way >= 2"):
-        check_shape(TaskShape(1, 1, 1), "train", 10, 20)
+        check_shape(TaskShape(1, 1, 1), "train", {"a": 20, "b": 20})
+
+
+def test_a_class_with_too_few_images_is_named() -> None:
+    counts = {"cat": 30, "owl": 7, "dog": 16, "fox": 12}
+    check_shape(TaskShape(3, 1, 6), "val", counts)
+    with pytest.raises(
+        UserError,
+        match=r"data.k_shot=1 \+ data.eval_q_query=15 = 16 images of a class, but class owl has 7 \(2 of the 4 classes "
+        r"of split 'val' have too few\): lower one of them",
+    ):
+        check_shape(TaskShape(3, 1, 15), "val", counts)
+    with pytest.raises(UserError, match=r"data.k_shot=7 \+ data.q_query=1 = 8 .* class owl has 7 \(1 of the 4"):
+        check_shape(TaskShape(3, 7, 1), "train", counts)

@@ -5,7 +5,7 @@ order. Nothing here touches an image, so a draw costs a fraction of a millisecon
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ BLOCK = 32  # evaluation tasks of one draw: the first 64 of 600 and of 1000 epis
 
 
 class TaskIndex(NamedTuple):
-    """T tasks as indices into the flat list of images, `class * drawings + drawing`."""
+    """T tasks as indices into the list of all images, class after class."""
 
     support_i: Tensor  # (T, N*K) int64
     support_y: Tensor  # (T, N*K) int64
@@ -36,18 +36,23 @@ class TaskShape(NamedTuple):
     q_query: int
 
 
-def check_shape(shape: TaskShape, split: str, classes: int, drawings: int) -> None:
-    """Refuses tasks that the split cannot fill."""
+def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int]) -> None:
+    """Refuses tasks that the split cannot fill; `counts` has the images of each of its classes, by name."""
     n_way, k_shot, q_query = shape
     if n_way < 2 or k_shot < 1 or q_query < 1:
         raise UserError(f"a task needs n_way >= 2, k_shot >= 1 and q_query >= 1, not {n_way}, {k_shot} and {q_query}")
-    if n_way > classes:
-        raise UserError(f"data.n_way={n_way} but split '{split}' has {classes} classes: lower data.n_way")
-    if k_shot + q_query > drawings:
+    if n_way > len(counts):
+        raise UserError(f"data.n_way={n_way} but split '{split}' has {len(counts)} classes: lower data.n_way")
+    smallest = min(counts, key=lambda name: counts[name])
+    if k_shot + q_query > counts[smallest]:
         queries = "data.q_query" if split == "train" else "data.eval_q_query"
+        wanted = f"data.k_shot={k_shot} + {queries}={q_query} = {k_shot + q_query} images of a class"
+        if len(set(counts.values())) == 1:
+            raise UserError(f"{wanted}, but every class has {counts[smallest]}: lower one of them")
+        few = sum(count < k_shot + q_query for count in counts.values())
         raise UserError(
-            f"data.k_shot={k_shot} + {queries}={q_query} = {k_shot + q_query} images of a class, "
-            f"but every class has {drawings}: lower one of them"
+            f"{wanted}, but class {smallest} has {counts[smallest]} ({few} of the {len(counts)} classes of split "
+            f"'{split}' have too few): lower one of them, add images, or take those classes away"
         )
 
 
@@ -60,22 +65,30 @@ def draw_tasks(
     rng: np.random.Generator,
     tasks: int,
     classes: Sequence[int],
-    drawings: int,
+    counts: Sequence[int],
     shape: TaskShape,
     *,
     fixed_labels: bool = False,
 ) -> TaskIndex:
-    """Draws tasks: distinct classes in random order, then distinct drawings of each.
+    """Draws tasks: distinct classes in random order, then distinct images of each.
 
     A class's label is its place in that order, so labels say nothing about classes; with `fixed_labels` it
     is its place among `classes`, the same in every task. Within the support set and within the queries the
     images are shuffled, so places say nothing about labels.
+
+    Args:
+        tasks: T.
+        classes: numbers of the classes to draw from.
+        counts: images of every class of the data set; those of `classes` have k_shot + q_query or more.
     """
     n_way, k_shot, q_query = shape
     places = _distinct(rng, tasks, len(classes), n_way)  # (T, N)
-    chosen = np.asarray(classes)[places]
-    order = rng.random((tasks, n_way, drawings)).argsort(-1, kind="stable")[..., : k_shot + q_query]
-    images = chosen[..., None] * drawings + order  # (T, N, K+Q)
+    own, sizes = np.asarray(classes), np.asarray(counts)
+    chosen = own[places]
+    keys = rng.random((tasks, n_way, sizes[own].max()))
+    keys[np.arange(keys.shape[-1]) >= sizes[chosen][..., None]] = np.inf  # there is no such image in this class
+    order = keys.argsort(-1, kind="stable")[..., : k_shot + q_query]
+    images = (np.cumsum(sizes) - sizes)[chosen][..., None] + order  # (T, N, K+Q)
     labels = np.broadcast_to((places if fixed_labels else np.arange(n_way))[..., None], images.shape)
     support_i, support_y = _shuffled(rng, images[..., :k_shot], labels[..., :k_shot])
     query_i, query_y = _shuffled(rng, images[..., k_shot:], labels[..., k_shot:])
@@ -83,10 +96,10 @@ def draw_tasks(
 
 
 def evaluation_block(
-    seed: int, split: str, block: int, classes: Sequence[int], drawings: int, shape: TaskShape
+    seed: int, split: str, block: int, classes: Sequence[int], counts: Sequence[int], shape: TaskShape
 ) -> TaskIndex:
     """The fixed evaluation tasks `block * BLOCK` … of a split."""
-    return draw_tasks(generator(seed, split, block), BLOCK, classes, drawings, shape)
+    return draw_tasks(generator(seed, split, block), BLOCK, classes, counts, shape)
 
 
 def episodes_sha256(images: Tensor, names: Sequence[str], tasks: Sequence[TaskIndex]) -> str:

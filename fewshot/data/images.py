@@ -1,4 +1,4 @@
-"""A data set as one tensor of classes, and its packed cache on disk."""
+"""A data set as one tensor of images, class after class, and its packed cache on disk."""
 
 import contextlib
 import logging
@@ -14,40 +14,47 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+_LAYOUT = 2  # of packed files; those without a number had no counts
+
 
 @dataclass(frozen=True)
 class ImageSet:
     """All images of a data set, decoded, in memory.
 
     Attributes:
-        images: (classes, drawings, C, H, W) uint8, 255 is ink. Every class has as many drawings.
-        names: one "group/class" per class, sorted within each part; a group is an alphabet.
-        parts: "background" or "evaluation" per class: the data set's own division, if it has one.
+        images: (total, C, H, W) uint8, all of the first class, then all of the second…; of drawings 255 is ink.
+        counts: images of each class.
+        names: one "group/class" per class, sorted within each part; a group is an alphabet, or there is none.
+        parts: the data set's own division, per class: "background" or "evaluation"; "train", "val" or "test";
+            "" where it has none.
     """
 
     images: Tensor
+    counts: tuple[int, ...]
     names: tuple[str, ...]
     parts: tuple[str, ...]
 
-    @property
-    def drawings(self) -> int:
-        """Images per class."""
-        return self.images.shape[1]
+    def of_class(self, number: int) -> Tensor:
+        """The images of one class: (its count, C, H, W)."""
+        start = sum(self.counts[:number])
+        return self.images[start : start + self.counts[number]]
 
 
 def cached(path: Path, fingerprint: str, build: Callable[[], ImageSet]) -> ImageSet:
     """Reads the packed set from `path`, or builds and packs it.
 
     The file is written under a temporary name and renamed, so it is whole or not there. One that is damaged
-    (every member carries a checksum), or was packed from other sources (`fingerprint`), is built again.
+    (every member carries a checksum), or was packed from other sources (`fingerprint`) or in another layout, is
+    built again.
     Where the folder cannot be written the set is built at every start.
     """
+    fingerprint = f"{fingerprint} layout {_LAYOUT}"
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
             if str(packed["fingerprint"]) == fingerprint:
-                names, parts = packed["names"].tolist(), packed["parts"].tolist()
-                return ImageSet(torch.from_numpy(packed["images"]), tuple(names), tuple(parts))
-        log.info("%s was packed from other sources: building it again", path)
+                counts, names, parts = (tuple(packed[key].tolist()) for key in ("counts", "names", "parts"))
+                return ImageSet(torch.from_numpy(packed["images"]), counts, names, parts)
+        log.info("%s was packed from other sources, or by another version: building it again", path)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as damage:
@@ -64,6 +71,7 @@ def _pack(path: Path, fingerprint: str, image_set: ImageSet) -> None:
         np.savez(
             temporary,
             images=image_set.images.numpy(),
+            counts=np.array(image_set.counts),
             names=np.array(image_set.names),
             parts=np.array(image_set.parts),
             fingerprint=np.array(fingerprint),

@@ -105,10 +105,10 @@ def _decode(places: dict[str, Path], image_size: int) -> ImageSet:
                 f"{DRAWINGS} drawings each{'; ' + uneven[0] if uneven else ''}: fetch it again"
             )
         for name in sorted(drawings):
-            images.append(np.stack(drawings[name]))
+            images.extend(drawings[name])
             names.append(name)
             parts.append(part)
-    return ImageSet(torch.from_numpy(np.stack(images))[:, :, None], tuple(names), tuple(parts))
+    return ImageSet(torch.from_numpy(np.stack(images))[:, None], (DRAWINGS,) * len(names), tuple(names), tuple(parts))
 
 
 def _members(place: Path) -> Iterator[tuple[str, Image.Image]]:

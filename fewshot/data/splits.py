@@ -30,12 +30,24 @@ def split_classes(image_set: ImageSet, name: str, seed: int) -> Split:
         alphabets shared (the homework's: 771 and 193); the evaluation part tests.
     random_characters: all characters shuffled; 1100, 100 and 423 of Omniglot's 1623, or that proportion.
     vinyals: the lists of Vinyals et al. 2016 (1028, 172, 423); Omniglot only.
+    random_classes: all classes shuffled; 64 % train, 16 % validate and 20 % test, the proportion of Ravi and
+        Larochelle (2017) on miniImageNet, but five classes or more in each, or as many as there are for all three.
+    folders: the folders train, val and test that the classes lie in; `data=folder` only.
 
     Args:
-        seed: decides which alphabets or characters; `vinyals` has no choice to make.
+        seed: decides which alphabets, characters or classes; `vinyals` and `folders` have no choice to make.
+
+    Raises:
+        UserError: no such rule; a rule that asks for a division which the data set has not, or ignores the one
+            that its owner gave it; too few classes.
     """
     if name not in _RULES:
         raise UserError(f"data.split={name} is not one of {', '.join(_RULES)}")
+    if name != "folders" and set(SPLITS) <= set(image_set.parts):
+        raise UserError(
+            f"data.split={name} divides the classes anew, but data.root divides them into the folders train, val and "
+            "test: choose data.split=folders, or move all classes into one folder"
+        )
     labels = _RULES[name](image_set, np.random.default_rng((seed, 0x5011)))
     return {split: [i for i, label in enumerate(labels) if label == split] for split in SPLITS}
 
@@ -50,6 +62,7 @@ def class_lists(image_set: ImageSet, split: Split) -> dict[str, dict[str, object
 
 
 def _official(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    _need_background(image_set, "official")
     groups = sorted({_group(n) for n, p in zip(image_set.names, image_set.parts, strict=True) if p == "background"})
     held_out = max(1, round(len(groups) / 6))
     val = {groups[i] for i in rng.permutation(len(groups))[:held_out]}
@@ -60,6 +73,7 @@ def _official(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
 
 
 def _background_characters(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    _need_background(image_set, "background_characters")
     background = [i for i, part in enumerate(image_set.parts) if part == "background"]
     train = {background[i] for i in rng.permutation(len(background))[: int(0.8 * len(background))]}
     return [
@@ -83,6 +97,37 @@ def _vinyals(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
     ]
 
 
+def _random_classes(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    total = len(image_set.names)
+    if total < len(SPLITS):
+        raise UserError(
+            f"data.split=random_classes needs 3 classes or more, one to train, one to validate and one to test, but "
+            f"{total} {'is' if total == 1 else 'are'} there: add classes"
+        )
+    # Not from data.n_way: then a change of ways at evaluation would move classes from training to testing.
+    least = min(5, total // len(SPLITS))
+    val, test = (max(least, round(share * total)) for share in (0.16, 0.20))
+    rank = np.argsort(rng.permutation(total))
+    return ["test" if r < test else "val" if r < test + val else "train" for r in rank]
+
+
+def _folders(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+    if not set(image_set.parts) <= set(SPLITS):
+        raise UserError(
+            "data.split=folders takes the folders train, val and test with data=folder, and data.root has not all "
+            "three of them, or others too: add them, or choose data.split=random_classes"
+        )
+    return list(image_set.parts)
+
+
+def _need_background(image_set: ImageSet, rule: str) -> None:
+    if "background" not in image_set.parts:
+        raise UserError(
+            f"data.split={rule} divides the background and the evaluation set of Omniglot or strokes, and this data "
+            "set has none: choose data.split=random_classes"
+        )
+
+
 def _group(name: str) -> str:
     return name.rsplit("/", 1)[0]
 
@@ -92,4 +137,6 @@ _RULES: dict[str, Callable[[ImageSet, np.random.Generator], list[str]]] = {
     "background_characters": _background_characters,
     "random_characters": _random_characters,
     "vinyals": _vinyals,
+    "random_classes": _random_classes,
+    "folders": _folders,
 }

@@ -36,7 +36,7 @@ def load_strokes(root: str, image_size: int, *, alphabets: int = 50, characters:
         seed: of the script itself. It is apart from the run's seed: all runs share one data set.
 
     Returns:
-        images (alphabets*characters, 20, 1, image_size, image_size).
+        images (alphabets*characters*20, 1, image_size, image_size), 20 of every class.
     """
     if alphabets < 2 or characters < 1 or image_size < 8:
         raise UserError(
@@ -60,7 +60,9 @@ def _draw(image_size: int, alphabets: int, characters: int, seed: int) -> ImageS
             images.append(_render(drawn, drawers.pen, image_size))
             names.append(f"alphabet{alphabet + 1:02d}/character{character + 1:02d}")
             parts.append("background" if alphabet < background else "evaluation")
-    return ImageSet(torch.from_numpy(np.stack(images))[:, :, None], tuple(names), tuple(parts))
+    return ImageSet(
+        torch.from_numpy(np.concatenate(images))[:, None], (DRAWERS,) * len(names), tuple(names), tuple(parts)
+    )
 
 
 class _Style:

@@ -36,7 +36,8 @@ class TaskFolder(NamedTuple):
 def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> TaskFolder:
     """Reads every task, as the model wants its images: ink 1, `channels`, `image_size`².
 
-    Paper is what lies along the borders: where most of it is bright, the images are inverted.
+    Of grey images, paper is what lies along the borders: where most of it is bright, the images are inverted.
+    Colours stay as they are.
 
     Raises:
         UserError: a part or a file missing, uneven, unreadable or of another size; names the file.
@@ -51,7 +52,7 @@ def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> T
             f"{folder}/support holds {support.shape[1]} images a task, no multiple of data.n_way={n_way}: "
             "take a model that was trained at the folder's own number of classes"
         )
-    white = _paper_is_white(support)
+    white = channels == 1 and _paper_is_white(support)
     support_x, query_x = (
         torch.from_numpy(255 - images if white else images).movedim(-1, -3).to(torch.float32).div_(255)
         for images in (support, query)
@@ -62,7 +63,7 @@ def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> T
 
 
 def write_tasks(folder: Path, batch: TaskBatch, *, n_way: int, first: int = 0) -> None:
-    """Writes T tasks as numbers `first`, …: white paper; the support set in the order of the labels."""
+    """Writes T tasks as numbers `first`, …: grey on white paper; the support set in the order of the labels."""
     for task, (support_x, support_y, query_x, _) in enumerate(zip(*batch, strict=True)):
         shots = len(support_y) // n_way
         order = support_y.argsort(stable=True).view(n_way, shots).T.flatten()  # one of each class, then the next
@@ -70,8 +71,8 @@ def write_tasks(folder: Path, batch: TaskBatch, *, n_way: int, first: int = 0) -
             place = folder / part / f"{first + task:04d}"
             place.mkdir(parents=True)
             for number, image in enumerate(images):
-                pixels = 255 - image.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-                grey_or_colour = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+                pixels = image.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+                grey_or_colour = 255 - pixels[..., 0] if pixels.shape[-1] == 1 else pixels
                 Image.fromarray(grey_or_colour).save(place / f"image_{number}.png")
 
 

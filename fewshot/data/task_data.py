@@ -1,0 +1,143 @@
+"""The LightningDataModule that every source of tasks shares: which tasks come when."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from fewshot.data.episodes import BLOCK
+from fewshot.errors import UserError
+from fewshot.tasks import TaskBatch, TaskKind
+
+
+class TaskData(LightningDataModule, ABC):
+    """Batches of tasks by (split, step) alone, whoever asks and in whatever order.
+
+    Loaders hand over what `draw` returns; after the move to the device Lightning calls
+    `on_after_batch_transfer`, where `gather` makes a `TaskBatch` of it.
+
+    Args:
+        meta_batch_size: tasks per outer step.
+        steps_per_epoch: outer steps between two validations.
+        val_episodes, test_episodes: fixed tasks of each evaluation.
+        seed: draws splits and training tasks.
+        eval_seed: draws validation and test tasks, apart from `seed` so that all runs share them.
+        num_workers: processes that draw; 0 draws in the main one, which costs little.
+    """
+
+    kind: TaskKind
+    fixed_labels = False  # True: in training a class has the same label in every task
+
+    def __init__(
+        self,
+        *,
+        meta_batch_size: int,
+        steps_per_epoch: int,
+        val_episodes: int,
+        test_episodes: int,
+        seed: int,
+        eval_seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        counts = dict(meta_batch_size=meta_batch_size, steps_per_epoch=steps_per_epoch, val_episodes=val_episodes)
+        for key, value in (counts | {"test_episodes": test_episodes}).items():
+            if value < 1:
+                raise UserError(f"data.{key}={value} must be at least 1")
+        if min(seed, eval_seed) < 0:
+            raise UserError(f"seed={seed} and data.eval_seed={eval_seed} must not be negative")
+        self.meta_batch_size = meta_batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.eval_episodes = {"val": val_episodes, "test": test_episodes}
+        self.seed = seed
+        self.eval_seed = eval_seed
+        self.num_workers = num_workers
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads what tasks are drawn from, once, and refuses tasks that cannot be; nothing where all is drawn."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input, without batch or task: what a model sees."""
+
+    @property
+    @abstractmethod
+    def n_out(self) -> int:
+        """Outputs that a model needs in training: classes, or values of a regression."""
+
+    @property
+    @abstractmethod
+    def task_name(self) -> str:
+        """The tasks in a few words, "5-way 1-shot"."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What results.json says of the tasks: split, n_way, k_shot, q_query, fingerprints of classes."""
+
+    @abstractmethod
+    def draw(self, split: str, step: int) -> Any:
+        """What is drawn for one outer step ("train"), or for one block of the fixed tasks ("val", "test")."""
+
+    @abstractmethod
+    def gather(self, drawn: Any) -> TaskBatch:
+        """The tasks of a draw, on the device where that lies."""
+
+    @abstractmethod
+    def episodes_sha256(self, split: str) -> str:
+        """The fingerprint of the fixed tasks of "val" or "test"."""
+
+    def task_batch(self, split: str, step: int) -> TaskBatch:
+        """The tasks of one outer step, or of one block of the fixed tasks."""
+        return self.gather(self.draw(split, step))
+
+    def example(self) -> TaskBatch:
+        """Tasks that a picture shows."""
+        return self.task_batch("test", 0)
+
+    def blocks(self, split: str) -> range:
+        """The numbers of the blocks that the fixed tasks of "val" or "test" are drawn in."""
+        return range(-(-self.eval_episodes[split] // BLOCK))
+
+    def block_size(self, split: str, block: int) -> int:
+        """Tasks of a block: all are full but perhaps the last."""
+        return min(BLOCK, self.eval_episodes[split] - block * BLOCK)
+
+    def train_dataloader(self) -> DataLoader:
+        """The outer steps from where training stands to the next validation, or to the last step."""
+        first, last = 0, self.steps_per_epoch
+        if self.trainer is not None:
+            first = self.trainer.global_step
+            last = min(first + self.steps_per_epoch, self.trainer.max_steps)
+        return self._loader("train", range(first, last))
+
+    def val_dataloader(self) -> DataLoader:
+        """The fixed validation tasks."""
+        return self._loader("val", self.blocks("val"))
+
+    def test_dataloader(self) -> DataLoader:
+        """The fixed test tasks."""
+        return self._loader("test", self.blocks("test"))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> TaskBatch:
+        """What was drawn, on the device -> tasks on the device."""
+        return self.gather(batch)
+
+    def _loader(self, split: str, steps: Sequence[int]) -> DataLoader:
+        dataset = _Draws(self.draw, split, steps)
+        return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=self.num_workers)
+
+
+class _Draws(Dataset):
+    """Steps of a split as a map-style data set, so that workers share the steps without repeating one."""
+
+    def __init__(self, draw: Callable[[str, int], Any], split: str, steps: Sequence[int]) -> None:
+        self.draw, self.split, self.steps = draw, split, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, item: int) -> Any:
+        return self.draw(self.split, self.steps[item])
