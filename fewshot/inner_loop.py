@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
+from fewshot.inner_optimizers import InnerOptimizer, Params, Rates
 
 
 def gradient_descent(
-    loss: Callable[[Params], Tensor],
+    loss: Callable[[Params, int], Tensor],
     params: Params,
     *,
     steps: int,
-    lr: float,
+    optimizer: InnerOptimizer,
+    lr: Callable[[int], Rates],
     create_graph: bool,
 ) -> Iterator[Params]:
-    """Yields the parameters after 0, 1, …, `steps` steps of gradient descent on `loss`.
+    """Yields the parameters after 0, 1, …, `steps` steps of `optimizer` on `loss`.
 
     Second order (`create_graph=True`, MAML): the step itself is differentiable, so a gradient taken
     through the yielded parameters contains d(gradient)/d(params), the Hessian of the support loss.
@@ -33,17 +34,33 @@ def gradient_descent(
     Under `torch.no_grad` (evaluation) nothing is recorded either way.
 
     Args:
-        loss: the support loss of one task as a function of the parameters, a scalar; pure.
+        loss: loss(parameters, step): the support loss of one task, a scalar; pure.
         params: name -> tensor of any shape; never changed in place.
         steps: number of gradient steps, at least 0.
-        lr: step size for that loss (a *mean* over the support set: a sum needs a smaller one).
+        optimizer: what turns a gradient into a step; its state starts anew with the task.
+        lr: lr(step): step size for that loss (a *mean* over the support set: a sum needs a smaller one).
         create_graph: the one switch between MAML and FO-MAML.
     """
+    state = optimizer.start(params)
     yield params
-    for _ in range(steps):
+    for step in range(steps):
         # torch.func.grad records inside itself whatever the mode; the mode decides whether the *outer*
         # level sees that work. It must never be switched on where the caller has switched it off.
         with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
-            gradients = torch.func.grad(loss)(params)
-        params = {name: value - lr * gradients[name] for name, value in params.items()}
+            gradients = torch.func.grad(loss)(params, step)
+        params, state = optimizer.step(params, gradients, state, lr(step))
         yield params
+
+
+def with_gradient(value: Tensor, params: Params, gradient: Params) -> Tensor:
+    """A scalar that is `value`, and whose derivative by `params` is `gradient`, whatever `value` came from.
+
+    For learners whose meta-gradient is not the derivative of the loss that they report (Reptile, iMAML).
+
+    Args:
+        value: ().
+        params: name -> tensor.
+        gradient: name -> tensor of that shape; parameters without a name here get no gradient.
+    """
+    terms = [((params[name] - params[name].detach()) * g.detach()).sum() for name, g in gradient.items()]
+    return value.detach() + torch.stack(terms).sum()

@@ -8,13 +8,19 @@ from conftest import one_task, random_tasks, small_maml
 from torch import Tensor
 
 from fewshot.algorithms.maml import MAML
-from fewshot.inner_loop import Params, gradient_descent
+from fewshot.inner_loop import gradient_descent
+from fewshot.inner_optimizers import SGD, Params
+
+
+def plain(lr: float) -> dict:
+    """Gradient descent with one step size."""
+    return {"optimizer": SGD(), "lr": lambda step: lr}
 
 
 def meta_gradient(algorithm: MAML, task: int = 0) -> tuple[Tensor, Params]:
     """The meta-loss of one task and its gradient by name."""
     params = dict(algorithm.named_parameters())
-    loss, _ = algorithm.meta_loss(params, one_task(random_tasks(), task))
+    loss, *_ = algorithm.meta_loss(params, one_task(random_tasks(), task))
     return loss, dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
 
 
@@ -65,7 +71,7 @@ def test_quadratic_with_known_hessian(steps: int) -> None:
     for create_graph in (True, False):
         w = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
         *_, adapted = gradient_descent(
-            lambda p: a / 2 * (p["w"] - c) ** 2, {"w": w}, steps=steps, lr=lr, create_graph=create_graph
+            lambda p, step: a / 2 * (p["w"] - c) ** 2, {"w": w}, steps=steps, create_graph=create_graph, **plain(lr)
         )
         ((adapted["w"] - d) ** 2 / 2).backward()
         shrink = (1 - lr * a) ** steps
@@ -91,15 +97,17 @@ def test_first_order_records_nothing_of_the_inner_loop() -> None:
     convolutions = {}
     for create_graph in (True, False):
         algorithm = small_maml(steps=5, create_graph=create_graph)
-        loss, _ = algorithm.meta_loss(dict(algorithm.named_parameters()), one_task(random_tasks()))
+        loss, *_ = algorithm.meta_loss(dict(algorithm.named_parameters()), one_task(random_tasks()))
         convolutions[create_graph] = recorded(loss, "Convolution")
     assert convolutions[False] == 4  # the four blocks of the query pass
     assert convolutions[True] > 5 * 4
 
 
-def loss_of(algorithm: MAML) -> Callable[[Params], Tensor]:
+def loss_of(algorithm: MAML) -> Callable[[Params, int], Tensor]:
     task = one_task(random_tasks())
-    return lambda p: algorithm.kind.loss(torch.func.functional_call(algorithm, p, (task.support_x,)), task.support_y)
+    return lambda p, step: algorithm.kind.loss(
+        torch.func.functional_call(algorithm, p, (task.support_x,)), task.support_y
+    )
 
 
 @pytest.mark.parametrize("create_graph", [True, False])
@@ -107,13 +115,13 @@ def test_no_graph_where_the_caller_wants_none(create_graph: bool, monkeypatch: p
     """Not even one that is dropped at the end of the step: evaluation would pay for it."""
     algorithm, gradients, grad = small_maml(), [], torch.func.grad
 
-    def watched(loss: Callable[[Params], Tensor]) -> Callable[[Params], Params]:
-        return lambda params: gradients.append(grad(loss)(params)) or gradients[-1]
+    def watched(loss: Callable[[Params, int], Tensor]) -> Callable[[Params, int], Params]:
+        return lambda params, step: gradients.append(grad(loss)(params, step)) or gradients[-1]
 
     monkeypatch.setattr(torch.func, "grad", watched)
     with torch.no_grad():
         *_, adapted = gradient_descent(
-            loss_of(algorithm), dict(algorithm.named_parameters()), steps=2, lr=0.1, create_graph=create_graph
+            loss_of(algorithm), dict(algorithm.named_parameters()), steps=2, create_graph=create_graph, **plain(0.1)
         )
     assert len(gradients) == 2
     assert not any(tensor.requires_grad for step in [*gradients, adapted] for tensor in step.values())
@@ -123,10 +131,10 @@ def test_states_are_the_start_and_one_per_step_and_the_start_is_untouched() -> N
     algorithm = small_maml()
     params = dict(algorithm.named_parameters())
     before = {name: p.detach().clone() for name, p in params.items()}
-    states = list(gradient_descent(loss_of(algorithm), params, steps=3, lr=0.1, create_graph=False))
+    states = list(gradient_descent(loss_of(algorithm), params, steps=3, create_graph=False, **plain(0.1)))
     assert len(states) == 4
     assert states[0] is params
-    losses = [loss_of(algorithm)(state).item() for state in states]
+    losses = [loss_of(algorithm)(state, 0).item() for state in states]
     assert losses == sorted(losses, reverse=True), "the support loss falls with every step"
     for name, p in algorithm.named_parameters():
         assert torch.equal(p, before[name])

@@ -15,7 +15,7 @@ from fewshot.models.pooling import MaxPool2x2
 
 
 def test_parameter_count_of_the_literature() -> None:
-    assert sum(p.numel() for p in Conv4(1, 28, 5).parameters()) == 112_261
+    assert sum(p.numel() for p in Conv4((1, 28, 28), 5).parameters()) == 112_261
 
 
 def derivatives(f: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -78,10 +78,10 @@ def test_pooling_before_the_relu_changes_nothing() -> None:
 
 def test_whole_network_against_the_plain_one() -> None:
     torch.manual_seed(0)
-    model = Conv4(1, 28, 5).double()
+    model = Conv4((1, 28, 28), 5).double()
     x = torch.rand(10, 1, 28, 28, dtype=torch.float64)
     expected = x
-    for convolution, norm, *_ in model.blocks:
+    for convolution, norm, *_ in list(model.body)[:-1]:
         expected = convolution(expected)
         expected = F.batch_norm(expected, None, None, norm.weight, norm.bias, training=True)
         expected = F.max_pool2d(F.relu(expected), 2)
@@ -90,8 +90,8 @@ def test_whole_network_against_the_plain_one() -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "none"])
 def test_train_and_eval_mode_agree_and_nothing_is_stored(norm: str) -> None:
-    model, x = Conv4(1, 16, 3, hidden=8, norm=norm), torch.rand(6, 1, 16, 16)
-    assert not list(model.buffers())
+    model, x = Conv4((1, 16, 16), 3, hidden=8, norm=norm), torch.rand(6, 1, 16, 16)
+    assert not any(buffer.numel() for buffer in model.buffers())
     assert torch.equal(model.train()(x), model.eval()(x))
 
 
@@ -112,9 +112,9 @@ def test_inductive_or_transductive_as_the_result_will_say(norm: str) -> None:
 
 def test_the_backbone_has_second_derivatives() -> None:
     torch.manual_seed(0)
-    model = Conv4(1, 16, 2, hidden=8).double()
+    model = Conv4((1, 16, 16), 2, hidden=8).double()
     x = torch.rand(3, 1, 16, 16, dtype=torch.float64)
-    names = ["blocks.0.0.weight", "head.bias"]
+    names = ["body.0.0.weight", "head.bias"]
 
     def f(*values: Tensor) -> Tensor:
         return torch.func.functional_call(model, dict(zip(names, values, strict=True)), (x,))
@@ -125,11 +125,11 @@ def test_the_backbone_has_second_derivatives() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(UserError, match="image_size=8 must be at least 16"):
-        Conv4(1, 8, 5)
+        Conv4((1, 8, 8), 5)
     with pytest.raises(UserError, match="model.norm=instance is not one of"):
-        Conv4(1, 28, 5, norm="instance")
+        Conv4((1, 28, 28), 5, norm="instance")
     with pytest.raises(UserError, match="divisible by 8, not 12"):
-        Conv4(1, 28, 5, hidden=12, norm="group")
+        Conv4((1, 28, 28), 5, hidden=12, norm="group")
 
 
 def test_batch_norm_has_the_names_and_shapes_of_the_plain_one() -> None:

@@ -2,14 +2,15 @@
 
 import itertools
 
-from torch import Tensor, nn
+from torch import nn
 
 from fewshot.errors import UserError
 from fewshot.models.normalization import normalization
+from fewshot.models.parts import BodyAndHead
 from fewshot.models.pooling import MaxPool2x2
 
 
-class Conv4(nn.Module):
+class Conv4(BodyAndHead):
     """Four blocks of (3×3 convolution, normalisation, ReLU, 2×2 max-pooling), then a linear head.
 
     The embedding of O. Vinyals et al.: Matching Networks for One Shot Learning, NIPS 2016
@@ -20,25 +21,24 @@ class Conv4(nn.Module):
     the ReLU works on a quarter of the numbers.
 
     Args:
-        in_channels, image_size: C, and H = W, of the images; given by the data.
-        n_out: outputs of the head, one per class.
+        input_shape: (C, H, W) of the images, H = W; given by the data.
+        n_out: outputs of the head, one per class; given by the data.
         hidden: channels of every block.
         norm: "batch" (statistics of the batch at hand, always: results are transductive), "group" (groups
             of 8 channels), "layer" (all channels of an image) or "none".
     """
 
-    def __init__(self, in_channels: int, image_size: int, n_out: int, *, hidden: int = 64, norm: str = "batch") -> None:
-        super().__init__()
-        side = image_size // 16
+    def __init__(self, input_shape: tuple[int, ...], n_out: int, *, hidden: int = 64, norm: str = "batch") -> None:
+        if len(input_shape) != 3:
+            raise UserError(f"model=conv4 takes images (C, H, W), not inputs of shape {tuple(input_shape)}: model=mlp")
+        side = input_shape[-1] // 16
         if side < 1:
-            raise UserError(f"model=conv4 halves images four times: data.image_size={image_size} must be at least 16")
-        widths = [in_channels, hidden, hidden, hidden, hidden]
-        self.blocks = nn.Sequential(*(_block(i, o, norm) for i, o in itertools.pairwise(widths)))
-        self.head = nn.Linear(hidden * side * side, n_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (M, C, H, W) -> logits (M, n_out)."""
-        return self.head(self.blocks(x).flatten(1))
+            raise UserError(
+                f"model=conv4 halves images four times: data.image_size={input_shape[-1]} must be at least 16"
+            )
+        widths = [input_shape[0], hidden, hidden, hidden, hidden]
+        blocks = (_block(i, o, norm) for i, o in itertools.pairwise(widths))
+        super().__init__(nn.Sequential(*blocks, nn.Flatten()), nn.Linear(hidden * side * side, n_out))
 
 
 def _block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:

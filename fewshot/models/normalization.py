@@ -1,5 +1,8 @@
 """Normalisation layers that keep no statistics between calls."""
 
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,14 +36,46 @@ class BatchNorm(nn.BatchNorm2d):
 
     Values and gradients are those of `torch.nn.functional.batch_norm`; the second derivative, which PyTorch
     composes of many more passes over the activations, is written out below in eight.
+
+    Where others' statistics are to be used, they are put in the place of the buffers `mean` and `variance`
+    (C,), which are empty otherwise, by `torch.func.functional_call`; who wants to know those of the batch
+    asks `observed`.
     """
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, track_running_stats=False)
+        self.register_buffer("mean", torch.empty(0), persistent=False)
+        self.register_buffer("variance", torch.empty(0), persistent=False)
+        self.observer: Callable[[tuple[Tensor, Tensor]], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, C, H, W) -> (M, C, H, W)."""
-        return _BatchNorm.apply(x, self.weight, self.bias, self.eps)[0]
+        if self.mean.numel():
+            if self.observer is not None:
+                self.observer((x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)))
+            scale = self.weight * (self.variance + self.eps).rsqrt()
+            return x * scale[:, None, None] + (self.bias - self.mean * scale)[:, None, None]
+        y, mean, rstd = _BatchNorm.apply(x, self.weight, self.bias, self.eps)
+        if self.observer is not None:
+            self.observer((mean, rstd.pow(-2) - self.eps))
+        return y
+
+
+@contextlib.contextmanager
+def observed(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Within it, every batch normalisation of the module tells the mean and variance (C,) of its last batch."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, BatchNorm)}
+    try:
+        for name, layer in layers.items():
+            layer.observer = partial(seen.__setitem__, name)
+        yield seen
+    finally:
+        for layer in layers.values():
+            layer.observer = None
 
 
 # Letters of one channel of m = M*H*W numbers: μ its mean, r = 1/√(variance + eps), z = (x − μ) r,
@@ -137,7 +172,7 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
 
 def _combine(u: Tensor, of_u: Tensor, x: Tensor, of_x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
     """u·of_u + (x − mean)·of_x + constant, with factors of each channel: (…, M, C, H, W)."""
-    return (u * _wide(of_u)).addcmul_(x, _wide(of_x)).add_(_wide(constant - mean * of_x))
+    return torch.addcmul(u * _wide(of_u), x, _wide(of_x)).add_(_wide(constant - mean * of_x))
 
 
 def _wide(per_channel: Tensor) -> Tensor:
