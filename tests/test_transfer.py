@@ -17,13 +17,13 @@ from fewshot.tasks import Classification
 
 def transfer() -> Transfer:
     torch.manual_seed(0)
-    model = Conv4(1, 16, 3, hidden=8)
+    model = Conv4((1, 16, 16), 3, hidden=8)
     return Transfer(model, Classification(), eval_inner_steps=3, test_inner_steps=5, inner_lr=0.4).double()
 
 
 def test_training_is_plain_classification_of_all_images() -> None:
     algorithm, task = transfer(), random_tasks(1)
-    losses, _ = engine.meta_backward(algorithm, task)
+    losses, *_ = engine.meta_backward(algorithm, task)
     got = {name: p.grad.clone() for name, p in algorithm.named_parameters()}
     algorithm.zero_grad()
     one = one_task(task)
@@ -43,7 +43,7 @@ def test_steps_differ_by_stage() -> None:
 
 def test_a_fixed_label_belongs_to_one_class_in_every_task() -> None:
     classes = [7, 3, 11, 5]
-    index = draw_tasks(generator(0, "train", 0), 200, classes, 20, TaskShape(3, 1, 2), fixed_labels=True)
+    index = draw_tasks(generator(0, "train", 0), 200, classes, [20] * 12, TaskShape(3, 1, 2), fixed_labels=True)
     for images, labels in ((index.support_i, index.support_y), (index.query_i, index.query_y)):
         assert torch.equal(torch.tensor(classes)[labels], images // 20)
     assert index.support_y.unique().tolist() == [0, 1, 2, 3]
@@ -53,7 +53,7 @@ def test_validation_and_test_have_no_fixed_labels(compose_cfg: Compose) -> None:
     data = build(compose_cfg("algo=transfer").data)
     assert data.fixed_labels
     data.setup()
-    index = data._draw("test", 0).tasks
+    index = data.draw("test", 0).tasks
     seen = {(int(i) // 20, int(y)) for i, y in zip(index.support_i.flatten(), index.support_y.flatten(), strict=True)}
     assert len(seen) > len({image for image, _ in seen}), "one class has several labels over the tasks"
 
@@ -63,7 +63,6 @@ def test_validation_and_test_have_no_fixed_labels(compose_cfg: Compose) -> None:
     [
         (["algo=transfer", "data.fixed_labels=false"], "data.fixed_labels=false, but Transfer needs true"),
         (["algo=maml", "data.fixed_labels=true"], "data.fixed_labels=true, but MAML needs false"),
-        (["algo=transfer", "data.num_classes=9"], "data.n_way=5 classes, but there are 9: set data.num_classes=5"),
     ],
 )
 def test_labels_that_do_not_fit_the_algorithm_are_refused(
@@ -71,6 +70,13 @@ def test_labels_that_do_not_fit_the_algorithm_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         build_learner(compose_cfg(*overrides))
+
+
+def test_it_may_train_on_more_classes_than_a_task_has(compose_cfg: Compose) -> None:
+    data, learner = build_learner(compose_cfg("algo=transfer", "data.num_classes=9"))
+    assert data.n_out == 9
+    assert learner.algorithm(data.task_batch("train", 0).query_x[0]).shape == (5, 9)
+    assert engine.predict(learner.algorithm, data.task_batch("test", 0)).shape[-1] == 9
 
 
 def test_it_learns_its_classes(compose_cfg: Compose, tmp_path) -> None:

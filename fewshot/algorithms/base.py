@@ -2,15 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from fewshot.inner_loop import Params
+from fewshot.inner_optimizers import Params
 from fewshot.tasks import TaskBatch, TaskKind
 
 Fitted = Any  # a tree of tensors: adapted weights, prototypes, a memory, …
 Stage = Literal["train", "val", "test"]
+
+
+class Outcome(NamedTuple):
+    """What meta-training makes of one task."""
+
+    loss: Tensor  # (); its derivative is the task's part of the meta-gradient
+    score: Tensor  # ()
+    observed: dict[str, Tensor] = {}  # noqa: RUF012 - what the task showed, for `absorb`; read only
 
 
 class Algorithm(nn.Module, ABC):
@@ -22,11 +30,13 @@ class Algorithm(nn.Module, ABC):
     """
 
     kind: TaskKind
-    inner_steps: int  # steps that `fit` takes in meta-training; 0 where there are none
-    eval_inner_steps: int  # in validation
-    test_inner_steps: int  # in testing and in use
-    task_chunk: int | None  # tasks that are computed together; None: the whole meta-batch
-    fixed_labels = False  # True: trains a classifier of fixed classes, whose labels are the same in every task
+    inner_steps: int = 0  # steps that `fit` takes in meta-training; 0 where there are none
+    eval_inner_steps: int = 0  # in validation
+    test_inner_steps: int = 0  # in testing and in use
+    task_chunk: int | None = None  # tasks that are computed together; None: the whole meta-batch
+    fixed_labels: bool = False  # True: trains a classifier of fixed classes, with the same labels in every task
+    needs_classes: bool = False  # True: for classification only
+    outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 
     def steps(self, stage: Stage) -> int:
         """The inner steps of a stage."""
@@ -44,11 +54,18 @@ class Algorithm(nn.Module, ABC):
     def predict(self, fitted: Fitted, query_x: Tensor) -> Tensor:
         """Answers one task's queries (N*Q, C, H, W) with one fitted state: logits (N*Q, N)."""
 
-    def meta_loss(self, params: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
-        """What meta-training lowers, for one task: its query loss after fitting, and its score; both ()."""
+    def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
+        """What meta-training lowers, for one task: its query loss after fitting."""
         *_, fitted = self.fit(params, task.support_x, task.support_y, stage="train")
+        return self.judge(fitted, task)
+
+    def judge(self, fitted: Fitted, task: TaskBatch) -> Outcome:
+        """Loss and score of one fitted state on one task's queries."""
         predictions = self.predict(fitted, task.query_x)
-        return self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
+        return Outcome(self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y))
+
+    def absorb(self, observed: dict[str, Tensor]) -> None:
+        """Keeps what the tasks of a meta-batch showed on average (statistics); called after each meta-update."""
 
     @property
     def transductive(self) -> bool:

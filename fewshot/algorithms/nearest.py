@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot.algorithms.base import Algorithm, Stage
-from fewshot.inner_loop import Params
+from fewshot.inner_optimizers import Params
 from fewshot.tasks import TaskKind
 
 
@@ -24,13 +24,12 @@ class Nearest(Algorithm):
         task_chunk: tasks answered together; None: all.
     """
 
+    needs_classes = True
+
     def __init__(self, model: nn.Module, kind: TaskKind, *, n_way: int, task_chunk: int | None = None) -> None:
         super().__init__()
         self.kind = kind
         self.n_way = n_way
-        self.inner_steps = 0
-        self.eval_inner_steps = 0
-        self.test_inner_steps = 0
         self.task_chunk = task_chunk
 
     def fit(

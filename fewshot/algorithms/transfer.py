@@ -1,10 +1,10 @@
 """Transfer learning, the floor that meta-learning has to beat: train a plain classifier, fine-tune it."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fewshot.algorithms.base import Outcome
 from fewshot.algorithms.gradient_based import GradientBased
-from fewshot.inner_loop import Params
+from fewshot.inner_optimizers import InnerOptimizer, Params
 from fewshot.tasks import TaskBatch, TaskKind
 
 
@@ -19,7 +19,8 @@ class Transfer(GradientBased):
     support images alone; how many batches it sees is `trainer.max_steps`, as everywhere.
 
     Args:
-        model, kind, eval_inner_steps, test_inner_steps, inner_lr, task_chunk: as in `GradientBased`.
+        model, kind, …: as in `GradientBased`. The model has an output for every training class; those of a
+            new task's labels are its first N.
     """
 
     fixed_labels = True
@@ -32,6 +33,8 @@ class Transfer(GradientBased):
         eval_inner_steps: int,
         test_inner_steps: int | None = None,
         inner_lr: float,
+        inner_optimizer: InnerOptimizer | None = None,
+        adapt_norm: bool = True,
         task_chunk: int | None = None,
     ) -> None:
         super().__init__(
@@ -41,12 +44,12 @@ class Transfer(GradientBased):
             eval_inner_steps=eval_inner_steps,
             test_inner_steps=test_inner_steps,
             inner_lr=inner_lr,
+            inner_optimizer=inner_optimizer,
             create_graph=False,
+            adapt_norm=adapt_norm,
             task_chunk=task_chunk,
         )
 
-    def meta_loss(self, params: Params, task: TaskBatch) -> tuple[Tensor, Tensor]:
-        """The classifier's loss on all images of a batch of fixed classes, and its score; both ()."""
-        labels = torch.cat([task.support_y, task.query_y])
-        predictions = self.predict(params, torch.cat([task.support_x, task.query_x]))
-        return self.kind.loss(predictions, labels), self.kind.score(predictions, labels)
+    def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
+        """The classifier's loss on all images of a batch of fixed classes, and its score."""
+        return self.judge(params, task.all_as_queries())

@@ -1,0 +1,155 @@
+"""MAML++: what it takes to train MAML without it falling apart."""
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.algorithms.base import Outcome
+from fewshot.algorithms.gradient_based import GradientBased, norm_parameters, of_parameters, per_parameter
+from fewshot.errors import UserError
+from fewshot.inner_optimizers import InnerOptimizer, Params, Rates
+from fewshot.models.normalization import observed
+from fewshot.tasks import TaskBatch, TaskKind
+
+
+class MAMLPlusPlus(GradientBased):
+    """MAML++.
+
+    A. Antoniou, H. Edwards, A. Storkey: How to train your MAML. ICLR 2019. https://arxiv.org/abs/1810.09502
+
+    MAML with a step size for every tensor and step, meta-learned; scales and shifts of the normalisation of
+    its own for every step; running statistics for every step; a meta-loss that starts as the mean over the
+    states after every step and ends as the last one alone; and a start in first order. (The sixth part, the
+    cosine schedule of the outer step size, is `outer.schedule=cosine`.)
+
+    Differs from the authors' code in that running statistics are used where they are kept: theirs keeps them and
+    normalises by the batch. Here `running_momentum` decides: None does as theirs, and keeps none; otherwise the means
+    over training normalise, in training (as constants) and evaluation alike, and results are inductive.
+    Annealing goes by outer steps instead of epochs. Steps beyond those trained with take the last one's values.
+
+    Args:
+        model, kind, …: as in `GradientBased`; inner_lr is where the step sizes start. Scales and shifts do
+            not adapt, as in the authors' code: each step has its own.
+        multi_step_until: outer steps after which only the last state counts; 0: from the start.
+        second_order_from: outer step from which on the meta-gradient passes through the inner steps.
+        running_momentum: how much of the running statistics, by which batch normalisation then goes, a meta-batch
+            replaces; None: it goes by the batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: TaskKind,
+        *,
+        inner_steps: int,
+        eval_inner_steps: int,
+        test_inner_steps: int | None = None,
+        inner_lr: float,
+        inner_optimizer: InnerOptimizer | None = None,
+        create_graph: bool,
+        multi_step_until: int,
+        second_order_from: int,
+        running_momentum: float | None = None,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            kind,
+            inner_steps=inner_steps,
+            eval_inner_steps=eval_inner_steps,
+            test_inner_steps=test_inner_steps,
+            inner_lr=inner_lr,
+            inner_optimizer=inner_optimizer,
+            create_graph=create_graph,
+            adapt_norm=False,
+            task_chunk=task_chunk,
+        )
+        if running_momentum is not None and not 0 < running_momentum <= 1:
+            raise UserError(
+                f"algo.running_momentum={running_momentum} must be above 0 and at most 1, "
+                "or null for no running statistics"
+            )
+        if min(multi_step_until, second_order_from) < 0:
+            raise UserError(
+                f"algo.multi_step_until={multi_step_until} and algo.second_order_from={second_order_from} "
+                "must not be negative"
+            )
+        self.multi_step_until = multi_step_until
+        self.second_order_from = second_order_from
+        self.running_momentum = running_momentum
+        named = dict(self.named_parameters())
+        norms = norm_parameters(self)
+        self.inner_lrs = per_parameter({n: torch.full((inner_steps,), inner_lr) for n in named if self.adapts(n)})
+        self.norms = per_parameter({n: named[n].expand(inner_steps + 1, -1) for n in norms})
+        for name in norms:  # what stands at their places is taken from `norms`
+            named[name].requires_grad_(False)
+        self._statistics = self._register_statistics()
+
+    def _register_statistics(self) -> dict[str, str]:
+        """Buffers (S + 1, C), 0 for means and 1 for variances; returns place in the network -> buffer."""
+        if self.running_momentum is None:
+            return {}
+        buffers = {}
+        for place, module in self.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for name, start in (("mean", torch.zeros), ("variance", torch.ones)):
+                    buffer = f"running/{place}/{name}".replace(".", "/")
+                    self.register_buffer(buffer, start(self.inner_steps + 1, module.num_features))
+                    buffers[f"{place}.{name}"] = buffer
+        return buffers
+
+    def lr(self, params: Params, step: int) -> Rates:
+        """The learned step size of every tensor at this step."""
+        row = min(step, self.inner_steps - 1)
+        return {name: rates[row] for name, rates in of_parameters(params, "inner_lrs").items()}
+
+    def at_step(self, params: Params, step: int) -> Params:
+        """Scales, shifts and running statistics of this step."""
+        row = min(step, self.inner_steps)
+        found = {name: values[row] for name, values in of_parameters(params, "norms").items()}
+        return found | {place: self.get_buffer(buffer)[row] for place, buffer in self._statistics.items()}
+
+    def second_order(self) -> bool:
+        """First order at the start, if so asked."""
+        return self.create_graph and self.outer_step >= self.second_order_from
+
+    def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
+        """The query losses after every step, weighted; the score after the last one."""
+        states = list(self.fit(params, task.support_x, task.support_y, stage="train"))
+        weights = self.step_weights()
+        outcomes = [self.judge(state, task) for state, weight in zip(states[1:], weights, strict=True) if weight]
+        terms = [weight * outcome.loss for weight, outcome in zip(filter(None, weights), outcomes, strict=True)]
+        return Outcome(torch.stack(terms).sum(), outcomes[-1].score, self._observe(states, task.support_x))
+
+    def step_weights(self) -> list[float]:
+        """The weight of the query loss after each inner step, at this outer step.
+
+        As in the authors' code: equal at first, from there each but the last falls linearly, down to 3 % of
+        its start, and the last one takes what they lose; from `multi_step_until` on it stands alone.
+        """
+        steps = self.inner_steps
+        if self.outer_step >= self.multi_step_until:
+            return [0.0] * (steps - 1) + [1.0]
+        early = max(1 - self.outer_step / self.multi_step_until, 0.03) / steps
+        return [early] * (steps - 1) + [1 - early * (steps - 1)]
+
+    def absorb(self, observed: dict[str, Tensor]) -> None:
+        """Moves the running statistics towards those of the meta-batch."""
+        for buffer, value in observed.items():
+            assert self.running_momentum is not None
+            self.get_buffer(buffer).lerp_(value, self.running_momentum)
+
+    @torch.no_grad()
+    def _observe(self, states: list[Params], x: Tensor) -> dict[str, Tensor]:
+        """The statistics of the support set in every state: buffer -> (S + 1, C)."""
+        rows = []
+        for state in states if self._statistics else []:
+            with observed(self) as seen:
+                self.predict(state, x)
+            means = {f"{place}.mean": mean for place, (mean, _) in seen.items()}
+            rows.append(means | {f"{place}.variance": variance for place, (_, variance) in seen.items()})
+        return {buffer: torch.stack([row[place] for row in rows]) for place, buffer in self._statistics.items() if rows}
+
+    @property
+    def transductive(self) -> bool:
+        """Not where running statistics normalise."""
+        return super().transductive and not self._statistics

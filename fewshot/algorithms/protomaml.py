@@ -1,0 +1,71 @@
+"""ProtoMAML: MAML whose head starts, for every task, as the classifier of its prototypes."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot.algorithms.gradient_based import GradientBased
+from fewshot.algorithms.prototypes import prototypes
+from fewshot.inner_optimizers import InnerOptimizer, Params
+from fewshot.models.parts import parts
+from fewshot.tasks import TaskKind
+
+
+class ProtoMAML(GradientBased):
+    """Proto-MAML.
+
+    E. Triantafillou et al.: Meta-Dataset: A Dataset of Datasets for Learning to Learn from Few Examples.
+    ICLR 2020, §2.3. https://arxiv.org/abs/1903.03096
+
+    The squared distance to a prototype c is, up to what all classes share, a linear function of the embedding,
+    with weight 2c and bias −|c|²: a prototypical network has a linear head, computed from the support set.
+    Here gradient steps start from that head and the body, and the meta-gradient passes through the prototypes
+    (`create_graph`: and through the steps).
+
+    Differs from the paper in that the number of ways is fixed in training.
+
+    Args:
+        model: of two parts; its own head is not used.
+        kind, …: as in `GradientBased`.
+    """
+
+    needs_classes = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: TaskKind,
+        *,
+        inner_steps: int,
+        eval_inner_steps: int,
+        test_inner_steps: int | None = None,
+        inner_lr: float,
+        inner_optimizer: InnerOptimizer | None = None,
+        create_graph: bool,
+        adapt_norm: bool = True,
+        task_chunk: int | None = None,
+    ) -> None:
+        body, head = parts(model, type(self).__name__)
+        super().__init__(
+            body,
+            kind,
+            inner_steps=inner_steps,
+            eval_inner_steps=eval_inner_steps,
+            test_inner_steps=test_inner_steps,
+            inner_lr=inner_lr,
+            inner_optimizer=inner_optimizer,
+            create_graph=create_graph,
+            adapt_norm=adapt_norm,
+            task_chunk=task_chunk,
+        )
+        self.n_way = head.out_features
+
+    def start(self, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+        """The body as meta-learned, the head from the prototypes."""
+        centres = prototypes(super().predict(params, support_x), support_y, self.n_way)
+        head = {"weight": 2 * centres, "bias": -centres.square().sum(-1)}
+        return super().start(params, support_x, support_y) | head
+
+    def predict(self, fitted: Params, query_x: Tensor) -> Tensor:
+        """The head on top of the body: (M, …) -> (M, N)."""
+        body = {name: value for name, value in fitted.items() if name not in ("weight", "bias")}
+        return F.linear(super().predict(body, query_x), fitted["weight"], fitted["bias"])

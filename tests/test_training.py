@@ -1,0 +1,72 @@
+"""Every learner of conf/algo meta-trains: its loss falls, it beats chance on unseen classes, and it can be resumed."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Compose
+
+from fewshot.build import build_learner
+from fewshot.runs import train
+
+NOTHING_TO_TRAIN = {"nearest", "zero", "own"}
+ALGOS = sorted(path.stem for path in (ROOT / "conf" / "algo").glob("*.yaml") if path.stem not in NOTHING_TO_TRAIN)
+
+# 60 steps of 8 tasks on a network of 8 channels: seconds each.
+SHORT = [
+    *("data.meta_batch_size=8", "trainer.max_steps=60", "data.steps_per_epoch=60", "trainer.log_every_n_steps=6"),
+    *("data.eval_q_query=5", "data.val_episodes=60", "outer.optimizer.lr=0.01", "outer.curve_episodes=1"),
+    *("data.k_shot=2", "data.q_query=2"),
+]
+OWN = {  # what differs from a learner's YAML, which is meant for runs a thousand times as long
+    "reptile": ["outer.optimizer.lr=1.0", "algo.inner_lr=0.003", "algo.eval_inner_steps=10"],
+    "cavia": ["algo.inner_lr=10"],
+    "imaml": ["algo.inner_steps=3", "algo.eval_inner_steps=3", "algo.cg_steps=2"],
+    "mamlpp": ["algo.inner_steps=2", "algo.eval_inner_steps=2", "algo.running_momentum=0.1"],
+    "baselinepp": ["algo.inner_lr=0.1", "algo.eval_inner_steps=30"],
+}
+MARGIN = 0.10  # above the chance of 0.2, on 100 unseen tasks of 25 queries: five standard errors
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_the_loss_falls_and_unseen_classes_are_told_apart(compose_cfg: Compose, tmp_path: Path, algo: str) -> None:
+    train(compose_cfg(*SHORT, f"algo={algo}", *OWN.get(algo, []), "test=false", folder=tmp_path))
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), losses
+    accuracy = [float(row["val/acc"]) for row in rows if row["val/acc"]]
+    assert max(accuracy) > 0.2 + MARGIN, accuracy
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_taken_up_again_it_is_the_run_that_was_never_stopped(compose_cfg: Compose, tmp_path: Path, algo: str) -> None:
+    options = (f"algo={algo}", *OWN.get(algo, []), "test=false", "outer.schedule=constant", "data.steps_per_epoch=2")
+    if algo == "baselinepp":
+        options += ("algo.eval_inner_steps=2",)
+    train(compose_cfg(*options, "trainer.max_steps=4", folder=tmp_path / "whole"))
+    train(compose_cfg(*options, "trainer.max_steps=2", folder=tmp_path / "parts"))
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    train(compose_cfg(*options, "trainer.max_steps=4", f"ckpt_path={last}", folder=tmp_path / "parts"))
+    whole, parts = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+
+
+@pytest.mark.parametrize("algo", ["r2d2", "metaoptnet", "protomaml"])
+def test_a_learner_without_a_head_of_its_own_takes_tasks_of_any_way(compose_cfg: Compose, algo: str) -> None:
+    _, five = build_learner(compose_cfg(f"algo={algo}"))
+    _, three = build_learner(compose_cfg(f"algo={algo}", "data.n_way=3"))
+    three.load_state_dict(five.state_dict())
+
+
+@pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile", "transfer"])
+def test_the_inner_optimizer_is_a_choice(compose_cfg: Compose, algo: str) -> None:
+    _, learner = build_learner(compose_cfg(f"algo={algo}", "algo/inner_optimizer=adam", "algo.inner_optimizer.clip=3"))
+    assert type(learner.algorithm.inner_optimizer).__name__ == "Adam"
+    assert learner.algorithm.inner_optimizer.clip == 3
