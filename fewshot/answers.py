@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from fewshot.outer import MetaLearner
 from fewshot.tasks import TaskBatch
 
 
-def answer(cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, channels: int) -> dict[str, Any]:
+def answer(
+    cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, input_shape: Sequence[int]
+) -> dict[str, Any]:
     """Writes output.csv (and results.json) for the tasks of `cfg.tasks_dir`; scores them if labels are given."""
     started = time.perf_counter()
     n_way = cfg.data.n_way
-    given = read_tasks(Path(cfg.tasks_dir), n_way=n_way, channels=channels, image_size=cfg.data.image_size)
+    channels, image_size, _ = input_shape
+    given = read_tasks(Path(cfg.tasks_dir), n_way=n_way, channels=channels, image_size=image_size)
     tasks = given.tasks
     episodes, queries = tasks.query_y.shape
     labels = None if cfg.labels is None else read_answers(Path(cfg.labels), episodes, queries, n_way)
@@ -38,7 +42,7 @@ def answer(cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner
     )
     if labels is not None:
         found["mean"], found["ci95"] = interval((classes == labels).double().mean(1))
-        print(summary(found))
+        print(summary(f"{n_way}-way {found['k_shot']}-shot", found))
     write_json(folder / "results.json", found)
     print(f"answers: {folder / 'output.csv'}", flush=True)
     return found

@@ -28,7 +28,7 @@ from fewshot import engine
 from fewshot.algorithms.maml import MAML
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
-from fewshot.inner_loop import Params
+from fewshot.inner_optimizers import Params
 from fewshot.models.conv4 import Conv4
 from fewshot.tasks import Classification, TaskBatch
 
@@ -39,7 +39,7 @@ class PlainConv4(nn.Module):
     def __init__(self, model: Conv4) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for block in model.blocks:
+        for block in list(model.body.children())[:-1]:
             assert isinstance(block, nn.Sequential)
             convolution, norm = block[0], block[1]
             plain = norm
@@ -96,7 +96,7 @@ def _batch(cfg: DictConfig, device: torch.device) -> TaskBatch:
 
 
 def _measure(cfg: DictConfig, batch: TaskBatch, device: torch.device, steps: int, order: int) -> dict[str, Any]:
-    model = instantiate(cfg.model, in_channels=1, image_size=cfg.image_size, n_out=cfg.n_way).to(device)
+    model = instantiate(cfg.model, input_shape=(1, cfg.image_size, cfg.image_size), n_out=cfg.n_way).to(device)
     plain = PlainConv4(model)
     second = order == 2
     options = dict(inner_steps=steps, eval_inner_steps=steps, inner_lr=cfg.inner_lr, create_graph=second)

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from typing import Any, get_args, get_type_hints
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import lightning
 from hydra.errors import InstantiationException
@@ -10,15 +11,15 @@ from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fewshot.algorithms.base import Algorithm
-from fewshot.data.datamodule import EpisodeData
+from fewshot.data.task_data import TaskData
 from fewshot.engine import keep_freed_memory
 from fewshot.errors import UserError
 from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner
-from fewshot.tasks import Classification
+from fewshot.tasks import Classification, TaskKind
 
 # What Lightning says of every run of this kind, and why it does not apply.
 _EXPECTED_WARNINGS = (
@@ -31,14 +32,15 @@ _EXPECTED_WARNINGS = (
 )
 
 
-def build_learner(cfg: DictConfig) -> tuple[EpisodeData, MetaLearner]:
-    """Data first: it knows how many channels and pixels the model sees, and most mistakes show there."""
+def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
+    """Data first: it knows what the model sees and is asked for, and most mistakes show there."""
     settle()
     data = build(cfg.data)  # refuses a seed that is none
     data.setup()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = learner_for(cfg, data.channels)
+    learner = learner_for(cfg, data.input_shape, data.n_out, data.kind)
     _refuse_other_labels(learner.algorithm, data)
+    _refuse_other_metric(cfg, data.kind)
     return data, learner
 
 
@@ -50,24 +52,33 @@ def settle() -> None:
     keep_freed_memory()
 
 
-def learner_for(cfg: DictConfig, channels: int) -> MetaLearner:
-    """The learner for images of so many channels; needs no data."""
-    model = build(cfg.model, in_channels=channels, image_size=cfg.data.image_size, n_out=cfg.data.n_way)
-    algorithm: Algorithm = build(cfg.algo, model=model, kind=Classification())
+def learner_for(cfg: DictConfig, input_shape: Sequence[int], n_out: int, kind: TaskKind) -> MetaLearner:
+    """The learner for inputs of this shape and so many outputs; needs no data."""
+    target = _target(cfg.algo)
+    if not (isinstance(target, type) and issubclass(target, Algorithm)):
+        raise UserError(f"algo._target_={cfg.algo._target_} is no subclass of fewshot.algorithms.base.Algorithm")
+    if target.needs_classes and not isinstance(kind, Classification):
+        raise UserError(f"{target.__name__} is for classification: it cannot lower the {kind.metric}")
+    model = build(cfg.model, input_shape=tuple(input_shape), n_out=n_out)
+    algorithm: Algorithm = build(cfg.algo, model=model, kind=kind)
     return build(cfg.outer, algorithm=algorithm)
 
 
-def _refuse_other_labels(algorithm: Algorithm, data: EpisodeData) -> None:
-    """A classifier of fixed classes needs fixed labels, as many as it has outputs; all others must not see them."""
+def _refuse_other_labels(algorithm: Algorithm, data: TaskData) -> None:
+    """A classifier of fixed classes needs fixed labels; all others must not see them."""
     name, wanted = type(algorithm).__name__, str(algorithm.fixed_labels).lower()
     if algorithm.fixed_labels != data.fixed_labels:
         raise UserError(f"data.fixed_labels={str(data.fixed_labels).lower()}, but {name} needs {wanted}")
-    outputs, classes = data.train_shape.n_way, len(data.classes["train"])
-    if data.fixed_labels and classes != outputs:
-        raise UserError(
-            f"{name} trains a classifier of data.n_way={outputs} classes, but there are {classes}: "
-            f"set data.num_classes={outputs}"
-        )
+
+
+def _refuse_other_metric(cfg: DictConfig, kind: TaskKind) -> None:
+    """The best checkpoint must be best by something that is logged, and in the right direction."""
+    modes = {"val/loss": "min", f"val/{kind.short}": "max" if kind.higher_is_better else "min"}
+    metric, best = cfg.optimized_metric, cfg.callbacks.get("best")
+    if metric not in modes:
+        raise UserError(f"optimized_metric={metric} is not logged here: one of {', '.join(modes)}")
+    if best is not None and best.mode != modes[metric]:
+        raise UserError(f"callbacks.best.mode={best.mode}, but of {metric} the best is the {modes[metric]}imum")
 
 
 def build(node: DictConfig, **given: Any) -> Any:
@@ -83,7 +94,7 @@ def build(node: DictConfig, **given: Any) -> Any:
 
 def _refuse_wrong_types(node: DictConfig) -> None:
     """The signature is the schema: a value must be of the simple type that its parameter is annotated with."""
-    target = get_object(node._target_)
+    target = _target(node)
     try:
         hints = get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
     except NameError:  # a library that names types it imports only for its type checker
@@ -92,13 +103,48 @@ def _refuse_wrong_types(node: DictConfig) -> None:
         if isinstance(value, DictConfig) and "_target_" in value:
             _refuse_wrong_types(value)
             continue
-        allowed = get_args(hints.get(str(key))) or (hints.get(str(key)),)
-        if not all(kind in (bool, int, float, str, type(None)) for kind in allowed):
-            continue
-        accepted = (*allowed, int) if float in allowed else allowed
-        if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in allowed):
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in allowed)
-            raise UserError(f"{node._get_full_key(key)}={value} must be {names}")
+        hint = hints.get(str(key))
+        if not _fits(value, hint):
+            raise UserError(f"{node._get_full_key(key)}={value} must be {_words(hint)}")
+
+
+def _target(node: DictConfig) -> Any:
+    """The class or function that a node names."""
+    key = node._get_full_key("_target_")
+    if OmegaConf.is_missing(node, "_target_"):
+        raise UserError(f"{key}=FILE.NAME: say what to build")
+    try:
+        return get_object(node._target_)
+    except Exception as error:  # whatever comes to a user's own file when it is imported
+        first = str(error).strip().splitlines()[-1:]
+        raise UserError(
+            f"{key}={node._target_} cannot be imported ({first[0] if first else error!r}): "
+            "is the file beside train.py, or on PYTHONPATH?"
+        ) from error
+
+
+_SIMPLE = (bool, int, float, str, type(None))
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a simple type, or a list of one; what is of no simple type fits."""
+    if get_origin(hint) in (list, tuple, Sequence):
+        kinds = get_args(hint)
+        fixed = get_origin(hint) is tuple and Ellipsis not in kinds
+        right = isinstance(value, ListConfig) and (not fixed or len(value) == len(kinds))
+        return right and all(_fits(item, kinds[0]) for item in value)
+    allowed = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal or not all(kind in _SIMPLE for kind in allowed):
+        return True
+    accepted = (*allowed, int) if float in allowed else allowed
+    return isinstance(value, accepted) and not (isinstance(value, bool) and bool not in allowed)
+
+
+def _words(hint: Any) -> str:
+    if get_origin(hint) in (list, tuple, Sequence):
+        kinds = [kind for kind in get_args(hint) if kind is not Ellipsis]
+        return f"a list of {f'{len(kinds)} ' if len(kinds) > 1 else ''}{kinds[0].__name__}"
+    return " or ".join("null" if kind is type(None) else kind.__name__ for kind in get_args(hint) or (hint,))
 
 
 def build_loggers(cfg: DictConfig, step: int) -> list[Logger]:

@@ -13,10 +13,10 @@ SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the l
 _NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
 
 
-def record(cfg: DictConfig, overrides: Sequence[str], channels: int) -> dict[str, Any]:
+def record(cfg: DictConfig, overrides: Sequence[str], input_shape: Sequence[int], n_out: int) -> dict[str, Any]:
     """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them."""
     config = OmegaConf.to_container(cfg, resolve=False)
-    return {"config": config, "overrides": list(overrides), "channels": channels}
+    return {"config": config, "overrides": list(overrides), "input_shape": list(input_shape), "n_out": n_out}
 
 
 def read(path: str) -> dict[str, Any]:

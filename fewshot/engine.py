@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fewshot.algorithms.base import Algorithm, Fitted, Stage
-from fewshot.inner_loop import Params
+from fewshot.algorithms.base import Algorithm, Fitted, Outcome, Stage
+from fewshot.inner_optimizers import Params
 from fewshot.tasks import TaskBatch
 
 
 def meta_backward(
     algorithm: Algorithm, batch: TaskBatch, backward: Callable[[Tensor], Any] = torch.autograd.backward
-) -> tuple[Tensor, Tensor]:
+) -> Outcome:
     """Adds the gradient of the mean meta-loss over the tasks to `.grad` of the algorithm's parameters.
 
     Args:
@@ -29,17 +29,18 @@ def meta_backward(
         backward: what differentiates a scalar (`manual_backward` under Lightning).
 
     Returns:
-        The meta-loss and the score of every task, (T,) each, detached.
+        The meta-loss and the score of every task, (T,) each, and the mean over the tasks of what they showed;
+        all detached.
     """
     params: Params = dict(algorithm.named_parameters())
     meta_loss = torch.vmap(algorithm.meta_loss, in_dims=(None, 0))
     parts = []
     for chunk in _chunks(batch, algorithm.task_chunk):
-        losses, scores = meta_loss(params, chunk)
-        backward(losses.sum() / len(batch.support_y))
-        parts.append((losses.detach(), scores.detach()))
-    losses, scores = (torch.cat(part) for part in zip(*parts, strict=True))
-    return losses, scores
+        outcome = meta_loss(params, chunk)
+        backward(outcome.loss.sum() / len(batch.support_y))
+        parts.append(tree_map(torch.Tensor.detach, outcome))
+    joined = tree_map(lambda *chunks: torch.cat(chunks), *parts)
+    return joined._replace(observed={name: value.mean(0) for name, value in joined.observed.items()})
 
 
 @torch.no_grad()
@@ -62,10 +63,19 @@ def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", e
 
 
 @torch.no_grad()
-def predict(algorithm: Algorithm, batch: TaskBatch) -> Tensor:
-    """The predictions for the queries of T tasks, fitted as in a test: (T, N*Q, …); `query_y` is not read."""
-    chunks = _chunks(batch, algorithm.task_chunk)
-    return torch.cat([_predict(algorithm, _fit(algorithm, chunk, "test")[-1], chunk.query_x) for chunk in chunks])
+def predict(algorithm: Algorithm, batch: TaskBatch, *, every_state: bool = False) -> Tensor:
+    """The predictions for the queries of T tasks, fitted as in a test; `query_y` is not read.
+
+    Returns:
+        (T, N*Q, …), of the last state; with `every_state` of all S of them, (S, T, N*Q, …).
+    """
+    parts = []
+    for chunk in _chunks(batch, algorithm.task_chunk):
+        states = _fit(algorithm, chunk, "test")
+        kept = states if every_state else states[-1:]
+        parts.append(torch.stack([_predict(algorithm, state, chunk.query_x) for state in kept]))
+    joined = torch.cat(parts, dim=1)
+    return joined if every_state else joined[0]
 
 
 def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage) -> list[Fitted]:

@@ -50,10 +50,10 @@ def seed_interval(means: Sequence[float]) -> tuple[float, float]:
     return values.mean().item(), quantile * values.std().item() / math.sqrt(len(values))
 
 
-def summary(record: dict[str, Any]) -> str:
-    """The one line that is printed: way, shot, mean ± interval, episodes, normalisation."""
+def summary(task_name: str, record: dict[str, Any]) -> str:
+    """The one line that is printed: the tasks, mean ± interval, episodes, normalisation."""
     return (
-        f"{record['n_way']}-way {record['k_shot']}-shot {record['metric']} "
+        f"{task_name} {record['metric']} "
         f"{record['mean']:.3f} ± {record['ci95']:.3f} ({record['episodes']} episodes, {record['normalization']})"
     )
 

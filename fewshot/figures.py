@@ -6,22 +6,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+from torch import Tensor
 
-from fewshot.tasks import TaskBatch, TaskKind
+from fewshot import engine
+from fewshot.algorithms.base import Algorithm
+from fewshot.data.task_data import TaskData
+from fewshot.tasks import Regression, TaskBatch
 
 _BLUE = "#1f5f99"
 _COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
 
 
-def write_plots(folder: Path, record: dict[str, Any], batch: TaskBatch, kind: TaskKind) -> None:
-    """Writes `episode.png` and, for algorithms that take inner steps, `inner_steps.png`."""
+def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm: Algorithm) -> None:
+    """Writes a picture of a task, `episode.png` or `fit.png`, and, where inner steps are taken, `inner_steps.png`."""
     folder.mkdir(exist_ok=True)
-    _save(draw_episode(batch), folder / "episode.png")
+    batch = data.example()
+    if isinstance(data.kind, Regression):
+        one = TaskBatch(*(tensor[:1] for tensor in batch))
+        curves = [states[0] for states in engine.predict(algorithm, one, every_state=True)]
+        _save(draw_fit(one, curves), folder / "fit.png")
+    else:
+        _save(draw_episode(batch), folder / "episode.png")
     if record["inner_steps"] > 0:
-        _save(draw_inner_steps(record, kind), folder / "inner_steps.png")
+        _save(draw_inner_steps(record, data), folder / "inner_steps.png")
+
+
+def draw_fit(batch: TaskBatch, curves: Sequence[Tensor]) -> Figure:
+    """The first task's wave, its support points, and what is predicted before and after each gradient step."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    x = batch.query_x[0, :, 0]
+    axis.plot(x, batch.query_y[0, :, 0], color="#222222", linewidth=1.2, label="the task")
+    shown = [step for step in (0, 1, 2, 3, 5, 10, len(curves) - 1) if step < len(curves)]
+    for step in sorted(set(shown)):
+        name = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+        shade = 0.35 + 0.6 * step / max(1, len(curves) - 1)
+        style = dict(color="#999999", linestyle=":") if step == 0 else dict(color=colormaps["Blues"](shade))
+        axis.plot(x, curves[step][:, 0], label=name, **style)
+    axis.plot(
+        batch.support_x[0, :, 0], batch.support_y[0, :, 0], "^", color=_COLORS[2], label="support points", zorder=5
+    )
+    axis.set(xlabel="x", ylabel="y")
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def draw_episode(batch: TaskBatch, task: int = 0, queries: int = 5) -> Figure:
@@ -43,16 +76,24 @@ def draw_episode(batch: TaskBatch, task: int = 0, queries: int = 5) -> Figure:
             if image is None:
                 axis.axis("off")
             else:
-                axis.imshow(1 - image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+                _show(axis, image)
         axes[way, 0].set_ylabel(f"class {way}", fontsize=8)
     axes[0, 0].set_title("support", fontsize=9, loc="left")
     axes[0, shots + 1].set_title("queries", fontsize=9, loc="left")
     return figure
 
 
-def draw_inner_steps(record: dict[str, Any], kind: TaskKind) -> Figure:
+def _show(axis: Axes, image: Tensor) -> None:
+    """Colours as they are; of grey images 1 is ink."""
+    if len(image) == 3:
+        axis.imshow(image.permute(1, 2, 0).numpy())
+    else:
+        axis.imshow(1 - image.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+
+
+def draw_inner_steps(record: dict[str, Any], data: TaskData) -> Figure:
     """The score before adaptation and after each inner step, with 95 % intervals over episodes."""
-    curve = record["after_each_inner_step"]
+    curve, kind = record["after_each_inner_step"], data.kind
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axis = figure.subplots()
     steps = range(len(curve["mean"]))
@@ -60,16 +101,17 @@ def draw_inner_steps(record: dict[str, Any], kind: TaskKind) -> Figure:
     axis.set_xlabel("inner steps on the support set")
     axis.set_ylabel(f"query {kind.metric}")
     axis.set_title(
-        f"{record['algo']}, {record['data']} {record['n_way']}-way {record['k_shot']}-shot "
-        f"({curve['episodes']} episodes, 95 % interval)",
+        f"{record['algo']}, {record['data']} {data.task_name} ({curve['episodes']} episodes, 95 % interval)",
         fontsize=9,
     )
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if kind.metric == "accuracy":
+    if kind.unit == "%":
         axis.set_ylim(0, 1)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.axhline(1 / record["n_way"], color="#999999", linestyle=":", linewidth=1)
         axis.annotate("chance", (steps[-1], 1 / record["n_way"]), fontsize=8, color="#777777", ha="right", va="bottom")
+    else:
+        axis.set_ylim(0, None)
     axis.grid(axis="y", color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -20,6 +20,12 @@ from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
 from fewshot.tasks import TaskBatch
 
+_SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+
 
 class MetaLearner(LightningModule):
     """Meta-trains an algorithm: one batch of tasks, one meta-gradient, one step of one optimiser.
@@ -30,7 +36,7 @@ class MetaLearner(LightningModule):
     Args:
         algorithm: what is meta-trained.
         optimizer: called as optimizer(parameters) -> Optimizer.
-        schedule: "constant", or "cosine": the step size falls to zero over `trainer.max_steps`.
+        schedule: "constant", or over `trainer.max_steps` the step size falls to zero: "linear", "cosine".
         grad_clip: largest norm of the meta-gradient, longer ones are scaled down; None: never.
         curve_episodes: number of tasks, of every evaluation, that are judged before adaptation and after
             each inner step as well; every such judgement costs as much as the one at the end.
@@ -46,8 +52,8 @@ class MetaLearner(LightningModule):
         curve_episodes: int = 100,
     ) -> None:
         super().__init__()
-        if schedule not in ("constant", "cosine"):
-            raise UserError(f"outer.schedule={schedule} is not one of constant, cosine")
+        if schedule not in _SCHEDULES:
+            raise UserError(f"outer.schedule={schedule} is not one of {', '.join(_SCHEDULES)}")
         if grad_clip is not None and not grad_clip > 0:
             raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
         if curve_episodes < 1:
@@ -63,6 +69,7 @@ class MetaLearner(LightningModule):
         self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, S, 2), flattened
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.curve_seen = 0
+        self.latest_loss: Tensor | None = None  # of the latest outer step, ()
         self._since = (0, 0.0)  # step and time of the latest report of speed
 
     def on_fit_start(self) -> None:
@@ -79,7 +86,8 @@ class MetaLearner(LightningModule):
         if reporting:
             self._log_curve(batch)
         optimizer.zero_grad()
-        losses, scores = engine.meta_backward(self.algorithm, batch, self.manual_backward)
+        self.algorithm.outer_step = step
+        losses, scores, observed = engine.meta_backward(self.algorithm, batch, self.manual_backward)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         self._refuse_nonfinite(losses, norm, step)
         if self.grad_clip is not None:
@@ -87,10 +95,11 @@ class MetaLearner(LightningModule):
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
-        report = {"loss": losses.mean(), self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
-        if reporting:
-            report["tasks_per_second"] = self._tasks_per_second(tasks)
-        self._log_all("train", report, tasks)
+        self.algorithm.absorb(observed)
+        self.latest_loss = losses.mean()
+        if reporting:  # Lightning writes at these steps alone, and takes as long for a log as a small step does
+            report = {"loss": self.latest_loss, self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
+            self._log_all("train", report | {"tasks_per_second": self._tasks_per_second(tasks)}, tasks)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed validation tasks."""
@@ -117,8 +126,7 @@ class MetaLearner(LightningModule):
         """One optimiser over everything meta-learned, and the schedule of its step size."""
         optimizer = self.optimizer(self.parameters())
         total = max(1, self.trainer.max_steps)
-        cosine = self.schedule == "cosine"
-        scheduler = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * step / total)) / 2 if cosine else 1.0)
+        scheduler = LambdaLR(optimizer, lambda step: _SCHEDULES[self.schedule](step / total))
         return [optimizer], [scheduler]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

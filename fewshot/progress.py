@@ -123,8 +123,8 @@ def _news(trainer: Trainer, module: LightningModule) -> str:
     known = trainer.callback_metrics
     short = module.algorithm.kind.short
     parts = []
-    if "train/loss" in known:
-        parts.append(f"loss {known['train/loss']:.3f}")
+    if module.latest_loss is not None:
+        parts.append(f"loss {module.latest_loss:.3f}")
     if f"val/{short}" in known:
         parts.append(f"val/{short} {known[f'val/{short}']:.3f} ± {known['val/ci95']:.3f}")
     if "train/tasks_per_second" in known:

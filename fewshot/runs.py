@@ -17,9 +17,11 @@ from fewshot import checkpoints, figures
 from fewshot.answers import answer
 from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, settle
 from fewshot.data.datamodule import EpisodeData
+from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.evaluation import circumstances, interval, state_curve, summary, write_json
 from fewshot.outer import MetaLearner
+from fewshot.tasks import Classification
 
 
 def train(cfg: DictConfig) -> float:
@@ -43,10 +45,11 @@ def train(cfg: DictConfig) -> float:
         loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
         callbacks = [
             *(build(node) for node in cfg.callbacks.values()),
-            _Record(checkpoints.record(cfg, overrides, data.channels)),
+            _Record(checkpoints.record(cfg, overrides, data.input_shape, data.n_out)),
         ]
         trainer = build_trainer(cfg, loggers, callbacks)
-        write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
+        if isinstance(data, EpisodeData):
+            write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
         started = time.perf_counter()
         _run(trainer.fit, learner, datamodule=data, ckpt_path=cfg.ckpt_path or None, weights_only=True)
         best = trainer.checkpoint_callback
@@ -71,9 +74,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
         if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
             settle()
-            channels = checkpoint[checkpoints.RECORD]["channels"] if cfg.ckpt_path else 1
-            learner = learner_for(cfg, channels)
-            score = partial(answer, cfg, folder, channels=channels)
+            known = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
+            if cfg.ckpt_path:
+                known = {key: checkpoint[checkpoints.RECORD][key] for key in known}
+            learner = learner_for(cfg, kind=Classification(), **known)
+            score = partial(answer, cfg, folder, input_shape=known["input_shape"])
         else:
             data, learner = build_learner(cfg)
             score = partial(_test, cfg, folder, data=data, checkpoint=cfg.ckpt_path)
@@ -129,7 +134,7 @@ def _test(
     trainer: Trainer,
     learner: MetaLearner,
     *,
-    data: EpisodeData,
+    data: TaskData,
     checkpoint: str | None,
     train_seconds: float | None = None,
 ) -> dict[str, Any]:
@@ -142,23 +147,19 @@ def _test(
     algo = HydraConfig.get().runtime.choices["algo"]
     found = circumstances(algo, algorithm, cfg.seed, checkpoint) | {
         "data": HydraConfig.get().runtime.choices["data"],
-        "split": cfg.data.split,
-        "n_way": cfg.data.n_way,
-        "k_shot": cfg.data.k_shot,
-        "q_query": cfg.data.eval_q_query,
+        **data.record(),
         "mean": mean,
         "ci95": ci95,
         "loss": evaluated.losses.mean().item(),
         "episodes": len(evaluated.scores),
         "episodes_sha256": data.episodes_sha256("test"),
-        "classes_sha256": {split: listed["sha256"] for split, listed in data.class_lists().items()},
         "after_each_inner_step": state_curve(evaluated),
         "seconds": time.perf_counter() - started,
         "train_seconds": train_seconds,
     }
-    figures.write_plots(folder / "plots", found, data.task_batch("test", 0), algorithm.kind)
+    figures.write_plots(folder / "plots", found, data, algorithm)
     write_json(folder / "results.json", found)
-    print(summary(found))
+    print(summary(data.task_name, found))
     print(f"run: {folder}", flush=True)
     return found
 

@@ -33,9 +33,10 @@ def _choices() -> str:
     """A line per file of conf/GROUP: its name and what its first comment says."""
     width = shutil.get_terminal_size((120, 0)).columns
     lines = []
-    for group in sorted(path for path in _CONF.iterdir() if path.is_dir()):
-        lines.append(group.name)
-        for file in sorted(path for path in group.glob("*.yaml") if path.stem != "base"):
+    for group in sorted(path for path in _CONF.rglob("*") if path.is_dir()):
+        files = sorted(path for path in group.glob("*.yaml") if path.stem != "base")
+        lines += [str(group.relative_to(_CONF))] if files else []
+        for file in files:
             line = f"  {file.stem:<24} {_first_comment(file)}".rstrip()
             lines.append(line if len(line) <= width else line[: width - 1] + "…")
     return "\n".join(lines)

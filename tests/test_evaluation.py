@@ -40,10 +40,8 @@ def test_means_are_taken_in_double_precision() -> None:
 
 
 def test_the_printed_line() -> None:
-    record = dict(
-        n_way=5, k_shot=1, metric="accuracy", mean=0.91234, ci95=0.0041, episodes=1000, normalization="transductive"
-    )
-    assert summary(record) == "5-way 1-shot accuracy 0.912 ± 0.004 (1000 episodes, transductive)"
+    record = dict(metric="accuracy", mean=0.91234, ci95=0.0041, episodes=1000, normalization="transductive")
+    assert summary("5-way 1-shot", record) == "5-way 1-shot accuracy 0.912 ± 0.004 (1000 episodes, transductive)"
 
 
 def test_records_are_whole_or_not_there(tmp_path: Path) -> None:

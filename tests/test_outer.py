@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import SMALL, Compose
 from lightning import Trainer
 
 from fewshot import engine
@@ -62,7 +62,7 @@ def test_gradient_is_clipped_to_the_norm_asked_for(compose_cfg: Compose) -> None
         learner.on_train_batch_end = lambda *_, module=learner: norms.append(
             torch.nn.utils.get_total_norm([p.grad for p in module.parameters()]).item()
         )
-        run = trainer(max_steps=1)
+        run = trainer(max_steps=1, log_every_n_steps=1)
         run.fit(learner, datamodule=data)
         logged.append(run.callback_metrics["train/grad_norm"].item())
     assert norms[0] == pytest.approx(0.01, rel=1e-3)
@@ -104,7 +104,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_it_reaches_the_weights
 
 def test_refusals(compose_cfg: Compose) -> None:
     for override, message in {
-        "outer.schedule=linear": "outer.schedule=linear is not one of constant, cosine",
+        "outer.schedule=step": "outer.schedule=step is not one of constant, linear, cosine",
         "outer.curve_episodes=0": "outer.curve_episodes=0 must be at least 1",
         "outer.grad_clip=-1": "outer.grad_clip=-1 must be positive",
         "algo.inner_steps=0": "algo.inner_steps=0 must be at least 1",
@@ -124,11 +124,24 @@ def test_refusals(compose_cfg: Compose) -> None:
         "data.k_shot=1.5",
         "seed=x",
         "data.source.alphabets=many",
+        "data.num_classes=[3]",
     ],
 )
 def test_values_of_the_wrong_type_are_named(compose_cfg: Compose, override: str) -> None:
     with pytest.raises(UserError, match=f"{override.split('=')[0]}=.* must be "):
         make(compose_cfg, override)
+
+
+def test_what_cannot_be_built_is_named(compose_cfg: Compose) -> None:
+    for overrides, message in {
+        ("algo=own",): "algo._target_=FILE.NAME: say what to build",
+        ("algo=own", "algo._target_=nowhere.Mine"): r"algo._target_=nowhere.Mine cannot be imported \(.*nowhere",
+        ("algo=own", "algo._target_=torch.nn.Linear"): "torch.nn.Linear is no subclass of fewshot.algorithms.base.Alg",
+        ("model=own", "model._target_=fewshot.models.conv4.Conv5"): "Conv5 cannot be imported",
+    }.items():
+        small = [override for override in SMALL if not ("model=own" in overrides and override.startswith("model."))]
+        with pytest.raises(UserError, match=message):
+            build_learner(compose_cfg("callbacks={}", *small, *overrides, small=False))
 
 
 def test_build_says_what_our_constructors_say(compose_cfg: Compose) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, make_image_folder
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -19,10 +19,14 @@ COMMANDS = [
 ]
 
 
+OWN_FILES = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL)
+
+
 def run(command: str, folder: Path, *small: str) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)[1:]
     words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline"}
+    path = os.pathsep.join([str(ROOT), str(folder)])  # as if the files of the reader lay beside train.py
+    environment = os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline"}
     return subprocess.run(
         [sys.executable, *words, *small], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
     )
@@ -31,10 +35,13 @@ def run(command: str, folder: Path, *small: str) -> subprocess.CompletedProcess[
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
+    for name, text in OWN_FILES:
+        (folder / name).write_text(text)
     done = run("python train.py", folder, *SMALL, "trainer.max_steps=3", "hydra.run.dir=RUN")
     assert done.returncode == 0, done.stderr
     done = run("python -m fewshot.draw_tasks out=TASKS", folder, *SMALL)
     assert done.returncode == 0, done.stderr
+    make_image_folder(folder / "IMAGES")
     return folder
 
 
@@ -42,6 +49,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> None:
     """With small data, a small network and few steps; RUN and TASKS were made before."""
     small = [override for override in SMALL if not override.startswith("data=strokes") or "ckpt_path" not in command]
+    if "data=folder" in command:
+        small = [override for override in small if not override.startswith(("data=strokes", "data.source."))]
+        small += ["data.image_size=16"]
+    if "model=own" in command:
+        small = [override for override in small if not override.startswith("model.")]
     if "fewshot.bench" in command:
         small = ["tasks=2", "repeats=1", "inner_steps=[1]", "model.hidden=8"]
     if "--help" in command or "--cfg" in command:
@@ -62,6 +74,12 @@ def test_there_are_commands_and_the_two_of_the_start() -> None:
     assert len(COMMANDS) >= 8
     assert "make demo" in README
     assert "make test" in README
+
+
+def test_what_a_user_writes_is_short() -> None:
+    assert [name for name, _ in OWN_FILES] == ["my_algorithm.py", "my_network.py"]
+    for name, text in OWN_FILES:
+        assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
 
 def test_links_and_files_exist() -> None:
