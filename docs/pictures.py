@@ -25,7 +25,7 @@ def contact_sheet(sets: dict[str, ImageSet], rows: int = 10, columns: int = 10) 
     figure = Figure(figsize=(4.4 * len(sets), 4.6), layout="constrained")
     for axis, (name, image_set) in zip(figure.subplots(1, len(sets)), sets.items(), strict=True):
         classes = draw.choice(len(image_set.names), rows, replace=False)
-        lines = [np.concatenate([*image_set.images[c, draw.permutation(20)[:columns], 0]], axis=1) for c in classes]
+        lines = [np.concatenate([*image_set.of_class(c)[draw.permutation(20)[:columns], 0]], axis=1) for c in classes]
         axis.imshow(255 - np.concatenate(lines), cmap="gray", vmin=0, vmax=255)
         axis.set_title(name, fontsize=10)
         axis.axis("off")
