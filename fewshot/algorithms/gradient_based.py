@@ -16,7 +16,8 @@ from fewshot.tasks import TaskKind
 class GradientBased(Algorithm, ABC):
     """Fits a task by gradient descent on its support loss, from meta-learned parameters.
 
-    What an algorithm may say of itself: which parameters adapt (`adapts`), where they start (`start`), the
+    What an algorithm may say of itself: which part of the model it takes (`adopt`), what it learns beside that
+    (`extend`), which parameters adapt (`adapts`), where they start (`start`), the
     step size (`lr`), what the network has at one step only (`at_step`), which examples a step sees (`examples`),
     what else counts as support loss (`penalty`), whether the meta-gradient passes through the steps
     (`second_order`). Here: all of the network adapts, from where it stands, with one step size.
@@ -57,7 +58,7 @@ class GradientBased(Algorithm, ABC):
             )
         if not inner_lr > 0:
             raise UserError(f"algo.inner_lr={inner_lr} must be positive")
-        self.model = model
+        self.model = self.adopt(model)
         self.kind = kind
         self.inner_steps = inner_steps
         self.eval_inner_steps = eval_inner_steps
@@ -68,10 +69,18 @@ class GradientBased(Algorithm, ABC):
         self.adapt_norm = adapt_norm
         self.task_chunk = task_chunk
         self._norms = norm_parameters(self)
+        self.extend()
 
     def forward(self, x: Tensor) -> Tensor:
         """The network before any adaptation: (M, …) -> (M, N)."""
         return self.model(x)
+
+    def adopt(self, model: nn.Module) -> nn.Module:
+        """The part of the model that this learner works with."""
+        return model
+
+    def extend(self) -> None:
+        """Registers what is meta-learned beside the network."""
 
     def adapts(self, name: str) -> bool:
         """Whether gradient descent on a task changes the parameter of this name."""

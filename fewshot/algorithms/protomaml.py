@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.algorithms.prototypes import prototypes
-from fewshot.inner_optimizers import InnerOptimizer, Params
+from fewshot.inner_optimizers import Params
 from fewshot.models.parts import parts
-from fewshot.tasks import TaskKind
 
 
 class ProtoMAML(GradientBased):
@@ -22,42 +21,15 @@ class ProtoMAML(GradientBased):
     (`create_graph`: and through the steps).
 
     Differs from the paper in that the number of ways is fixed in training.
-
-    Args:
-        model: of two parts; its own head is not used.
-        kind, …: as in `GradientBased`.
     """
 
     needs_classes = True
 
-    def __init__(
-        self,
-        model: nn.Module,
-        kind: TaskKind,
-        *,
-        inner_steps: int,
-        eval_inner_steps: int,
-        test_inner_steps: int | None = None,
-        inner_lr: float,
-        inner_optimizer: InnerOptimizer | None = None,
-        create_graph: bool,
-        adapt_norm: bool = True,
-        task_chunk: int | None = None,
-    ) -> None:
+    def adopt(self, model: nn.Module) -> nn.Module:
+        """The body; the model's own head says only how many classes there are."""
         body, head = parts(model, type(self).__name__)
-        super().__init__(
-            body,
-            kind,
-            inner_steps=inner_steps,
-            eval_inner_steps=eval_inner_steps,
-            test_inner_steps=test_inner_steps,
-            inner_lr=inner_lr,
-            inner_optimizer=inner_optimizer,
-            create_graph=create_graph,
-            adapt_norm=adapt_norm,
-            task_chunk=task_chunk,
-        )
         self.n_way = head.out_features
+        return body
 
     def start(self, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
         """The body as meta-learned, the head from the prototypes."""
