@@ -36,10 +36,8 @@ def answer(
     classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]
     write_answers(folder / "output.csv", classes)
     found = _record(cfg, given, learner.algorithm) | {"seconds": time.perf_counter() - started}
-    print(
-        f"{episodes} tasks of {n_way} classes, {found['k_shot']} shot, {queries} queries each, "
-        f"{'white' if given.white else 'black'} background"
-    )
+    ground = "colour" if channels == 3 else f"{'white' if given.white else 'black'} background"
+    print(f"{episodes} tasks of {n_way} classes, {found['k_shot']} shot, {queries} queries each, {ground}")
     if labels is not None:
         found["mean"], found["ci95"] = interval((classes == labels).double().mean(1))
         print(summary(f"{n_way}-way {found['k_shot']}-shot", found))
