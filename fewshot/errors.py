@@ -33,6 +33,9 @@ def one_line_errors() -> Iterator[None]:
     except HydraException as error:
         cause = error.__cause__
         _exit(str(cause) if isinstance(cause, UserError) else str(error))
+    except BrokenPipeError:  # whoever read our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may Python's own last flush complain
+        sys.exit(1)
     except OSError as error:
         where = error.filename or "the output folder"
         _exit(f"{where}: {error.strerror or error}; another output folder is chosen with hydra.run.dir=DIR")

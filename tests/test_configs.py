@@ -86,6 +86,12 @@ def test_help_and_cfg_load_neither_torch_nor_lightning(flags: list[str]) -> None
         assert f"create_graph: {'algo=fomaml' not in flags}".lower() in done.stdout
 
 
+def test_a_reader_that_leaves_is_no_error() -> None:
+    script = f"{sys.executable} train.py --help | true"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("program", ["train", "evaluate"])
 def test_help_tells_an_unknown_key_in_one_line(program: str) -> None:
     command = [sys.executable, f"{program}.py", "--help", "bogus=1"]
