@@ -23,8 +23,9 @@ class IMAML(GradientBased):
     H the Hessian of the support loss there, whatever path led to it; the meta-gradient is that matrix times the
     gradient of the query loss at φ, which a few steps of conjugate gradients compute from products with H.
 
-    Differs from the authors' code in nothing known; their damping of H is `cg_damping`. The derivative is that of
-    the minimum, which `inner_steps` of gradient descent approach only.
+    Differs from the authors' code in that the regularisation stays in evaluation, where their command for measuring
+    leaves it out. Their damping of H is `cg_damping`. The derivative is that of the minimum, which `inner_steps` of
+    gradient descent approach only.
 
     Args:
         model, kind, …: as in `GradientBased`.

@@ -135,19 +135,21 @@ class MAMLPlusPlus(GradientBased):
     def absorb(self, observed: dict[str, Tensor]) -> None:
         """Moves the running statistics towards those of the meta-batch."""
         for buffer, value in observed.items():
-            assert self.running_momentum is not None
+            assert self.running_momentum is not None  # or nothing is observed
             self.get_buffer(buffer).lerp_(value, self.running_momentum)
 
     @torch.no_grad()
     def _observe(self, states: list[Params], x: Tensor) -> dict[str, Tensor]:
-        """The statistics of the support set in every state: buffer -> (S + 1, C)."""
+        """The statistics of the support set in every state: buffer -> (S + 1, C); nothing where none are kept."""
+        if not self._statistics:
+            return {}
         rows = []
-        for state in states if self._statistics else []:
+        for state in states:
             with observed(self) as seen:
                 self.predict(state, x)
             means = {f"{place}.mean": mean for place, (mean, _) in seen.items()}
             rows.append(means | {f"{place}.variance": variance for place, (_, variance) in seen.items()})
-        return {buffer: torch.stack([row[place] for row in rows]) for place, buffer in self._statistics.items() if rows}
+        return {buffer: torch.stack([row[place] for row in rows]) for place, buffer in self._statistics.items()}
 
     @property
     def transductive(self) -> bool:

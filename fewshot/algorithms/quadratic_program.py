@@ -11,7 +11,7 @@ def solve_svm_dual(gram: Tensor, targets: Tensor, *, cost: float, steps: int) ->
         such that  α ≤ C·targets,  Σ_n α_mn = 0 for every m
 
     A primal-dual interior-point method with a fixed number of steps (S. Wright, Primal-Dual Interior-Point
-    Methods, 1997; Mehrotra's step lengths with a fixed centring), in float64 and without a graph. The result
+    Methods, 1997; with a fixed centring), in float64 and without a graph. The result
     comes with its derivative by `gram`: one Newton step on the optimality conditions from the solution stays
     there, and its derivative is the one that the implicit function theorem gives.
 
