@@ -19,7 +19,8 @@ class GradientBased(Algorithm, ABC):
     What an algorithm may say of itself: which part of the model it takes (`adopt`), what it learns beside that
     (`extend`), which parameters adapt (`adapts`), where they start (`start`), the step size (`lr`), what the network
     has at one step only (`at_step`), which examples a step sees (`examples`), what else counts as support loss
-    (`penalty`), whether the meta-gradient passes through the steps (`second_order`). Here: all of the network adapts, from where it stands, with one step size.
+    (`penalty`), whether the meta-gradient passes through the steps (`second_order`). Here: all of the
+    network adapts, from where it stands, with one step size.
 
     Args:
         model: inputs (M, …) -> predictions (M, N); without hidden state.
