@@ -100,7 +100,7 @@ def _measure(cfg: DictConfig, batch: TaskBatch, device: torch.device, steps: int
     plain = PlainConv4(model)
     second = order == 2
     options = dict(inner_steps=steps, eval_inner_steps=steps, inner_lr=cfg.inner_lr, create_graph=second)
-    algorithm = MAML(model, Classification(), task_chunk=cfg.task_chunk, **options)
+    algorithm = MAML(model, Classification(cfg.n_way), task_chunk=cfg.task_chunk, **options)
     sides: dict[str, Callable[[], Any]] = {
         "ours": lambda: engine.meta_backward(algorithm, batch),
         "loop": lambda: plain_loop(plain, batch, steps=steps, lr=cfg.inner_lr, create_graph=second),

@@ -38,8 +38,9 @@ def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
     data = build(cfg.data)  # refuses a seed that is none
     data.setup()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = learner_for(cfg, data.input_shape, data.n_out, data.kind)
+    learner = learner_for(cfg, data.input_shape, data.kind)
     _refuse_other_labels(learner.algorithm, data)
+    _refuse_other_ways(learner.algorithm)
     _refuse_other_metric(cfg, data.kind)
     return data, learner
 
@@ -52,14 +53,14 @@ def settle() -> None:
     keep_freed_memory()
 
 
-def learner_for(cfg: DictConfig, input_shape: Sequence[int], n_out: int, kind: TaskKind) -> MetaLearner:
-    """The learner for inputs of this shape and so many outputs; needs no data."""
+def learner_for(cfg: DictConfig, input_shape: Sequence[int], kind: TaskKind) -> MetaLearner:
+    """The learner for inputs of this shape and tasks of this kind; needs no data."""
     target = _target(cfg.algo)
     if not (isinstance(target, type) and issubclass(target, Algorithm)):
         raise UserError(f"algo._target_={cfg.algo._target_} is no subclass of fewshot.algorithms.base.Algorithm")
     if target.needs_classes and not isinstance(kind, Classification):
         raise UserError(f"{target.__name__} is for classification: it cannot lower the {kind.metric}")
-    model = build(cfg.model, input_shape=tuple(input_shape), n_out=n_out)
+    model = build(cfg.model, input_shape=tuple(input_shape), n_out=kind.outputs("train"))
     algorithm: Algorithm = build(cfg.algo, model=model, kind=kind)
     return build(cfg.outer, algorithm=algorithm)
 
@@ -69,6 +70,16 @@ def _refuse_other_labels(algorithm: Algorithm, data: TaskData) -> None:
     name, wanted = type(algorithm).__name__, str(algorithm.fixed_labels).lower()
     if algorithm.fixed_labels != data.fixed_labels:
         raise UserError(f"data.fixed_labels={str(data.fixed_labels).lower()}, but {name} needs {wanted}")
+
+
+def _refuse_other_ways(algorithm: Algorithm) -> None:
+    """A head that is trained has as many outputs in testing."""
+    train, test = (algorithm.kind.outputs(stage) for stage in ("train", "test"))
+    if train != test and not (algorithm.any_way or algorithm.fixed_labels):
+        raise UserError(
+            f"data.train_n_way={train}, but {type(algorithm).__name__} learns one head for training and testing: "
+            f"set data.train_n_way={test}, as data.n_way"
+        )
 
 
 def _refuse_other_metric(cfg: DictConfig, kind: TaskKind) -> None:

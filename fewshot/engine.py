@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fewshot.algorithms.base import Algorithm, Fitted, Outcome, Stage
+from fewshot.algorithms.base import Algorithm, Fitted, Outcome
 from fewshot.inner_optimizers import Params
-from fewshot.tasks import TaskBatch
+from fewshot.tasks import Stage, TaskBatch
 
 
 def meta_backward(

@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.aggregation import CatMetric
 
 from fewshot import engine
-from fewshot.algorithms.base import Algorithm, Stage
+from fewshot.algorithms.base import Algorithm
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
-from fewshot.tasks import TaskBatch
+from fewshot.tasks import Stage, TaskBatch
 
 _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
     "constant": lambda done: 1.0,

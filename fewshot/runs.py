@@ -45,7 +45,7 @@ def train(cfg: DictConfig) -> float:
         loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
         callbacks = [
             *(build(node) for node in cfg.callbacks.values()),
-            _Record(checkpoints.record(cfg, overrides, data.input_shape, data.n_out)),
+            _Record(checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))),
         ]
         trainer = build_trainer(cfg, loggers, callbacks)
         if isinstance(data, EpisodeData):
@@ -74,10 +74,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
         if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
             settle()
+            if "n_way" not in cfg.data:
+                raise UserError(f"tasks_dir={cfg.tasks_dir} holds images of classes: data={cfg.data._target_} has none")
             known = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
             if cfg.ckpt_path:
                 known = {key: checkpoint[checkpoints.RECORD][key] for key in known}
-            learner = learner_for(cfg, kind=Classification(), **known)
+            learner = learner_for(cfg, known["input_shape"], Classification(cfg.data.n_way, known["n_out"]))
             score = partial(answer, cfg, folder, input_shape=known["input_shape"])
         else:
             data, learner = build_learner(cfg)

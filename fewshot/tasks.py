@@ -6,11 +6,13 @@ learn from, Q to predict.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Stage = Literal["train", "val", "test"]
 
 
 class TaskBatch(NamedTuple):
@@ -28,12 +30,25 @@ class TaskBatch(NamedTuple):
 
 
 class TaskKind(ABC):
-    """What the task asks for decides loss, score and units; no algorithm needs to ask."""
+    """What the task asks for decides loss, score and units; no algorithm needs to ask.
+
+    Args:
+        outputs: of a prediction: the classes N of a task, or the values of a regression.
+        train_outputs: the same in training, where it differs; None: it does not.
+    """
 
     metric: str  # the word in results.json and on axes
     short: str  # the word in logged names: val/<short>
     unit: str  # on axes: "%" for a fraction, "" for what has none
     higher_is_better: bool
+
+    def __init__(self, outputs: int, train_outputs: int | None = None) -> None:
+        self._outputs = outputs
+        self._train_outputs = outputs if train_outputs is None else train_outputs
+
+    def outputs(self, stage: Stage) -> int:
+        """Of a prediction in this stage; in training those of a model's head."""
+        return self._train_outputs if stage == "train" else self._outputs
 
     @abstractmethod
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
@@ -44,7 +59,7 @@ class TaskKind(ABC):
         """What is reported for one task, a scalar in float32: (M, …), (M, …) -> ()."""
 
     @abstractmethod
-    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+    def encode(self, targets: Tensor, stage: Stage) -> Tensor:
         """The targets as numbers that a linear map can be fitted to: (M, …) -> (M, outputs)."""
 
 
@@ -64,9 +79,10 @@ class Classification(TaskKind):
         """Fraction of rows of logits (M, N) whose largest entry is the label (M,)."""
         return (predictions.argmax(-1) == targets).to(torch.float32).mean()
 
-    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+    def encode(self, targets: Tensor, stage: Stage) -> Tensor:
         """One-hot labels: (M,) -> (M, N)."""
-        return (targets[:, None] == torch.arange(outputs, device=targets.device)).to(torch.get_default_dtype())
+        classes = torch.arange(self.outputs(stage), device=targets.device)
+        return (targets[:, None] == classes).to(torch.get_default_dtype())
 
 
 class Regression(TaskKind):
@@ -85,6 +101,6 @@ class Regression(TaskKind):
         """The same, in float32."""
         return F.mse_loss(predictions.to(torch.float32), targets.to(torch.float32))
 
-    def encode(self, targets: Tensor, outputs: int) -> Tensor:
+    def encode(self, targets: Tensor, stage: Stage) -> Tensor:
         """As they are: (M, outputs)."""
         return targets

@@ -136,7 +136,7 @@ def small_maml(*, steps: int = 1, create_graph: bool = True, norm: str = "batch"
     """MAML on a 16×16 network of 8 channels, in float64."""
     torch.manual_seed(0)
     options = dict(inner_steps=steps, eval_inner_steps=steps, inner_lr=lr, create_graph=create_graph)
-    return MAML(Conv4((1, 16, 16), 3, hidden=8, norm=norm), Classification(), **options).double()
+    return MAML(Conv4((1, 16, 16), 3, hidden=8, norm=norm), Classification(3), **options).double()
 
 
 def random_tasks(tasks: int = 4, *, seed: int = 0, queries: int = 2) -> TaskBatch:

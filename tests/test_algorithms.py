@@ -28,10 +28,11 @@ from fewshot.algorithms.transfer import Transfer
 from fewshot.inner_loop import gradient_descent
 from fewshot.inner_optimizers import SGD, Params
 from fewshot.models.conv4 import Conv4
+from fewshot.models.running_statistics import RunningStatistics
 from fewshot.tasks import Classification, TaskBatch
 
 Names = Callable[[str], bool]
-KIND = Classification()
+KIND = Classification(3)
 
 
 class Row(NamedTuple):
@@ -85,9 +86,7 @@ ROWS = {
     "r2d2": Row(lambda m: R2D2(m, KIND, regularization=1.0, scale=5.0), learns=lambda n: n != "shift", adapts=None),
     "metaoptnet": Row(lambda m: MetaOptNet(m, KIND, cost=0.1, solver_steps=25), adapts=None),
     "transfer": Row(lambda m: Transfer(m, KIND, eval_inner_steps=2, inner_lr=0.1)),
-    "baselinepp": Row(
-        lambda m: BaselinePlusPlus(m, KIND, n_way=3, eval_inner_steps=5, inner_lr=0.1, scale=5.0), adapts=None
-    ),
+    "baselinepp": Row(lambda m: BaselinePlusPlus(m, KIND, eval_inner_steps=5, inner_lr=0.1, scale=5.0), adapts=None),
 }
 ALL = pytest.mark.parametrize("name", ROWS)
 
@@ -403,17 +402,39 @@ def test_mamlpp_uses_the_statistics_that_it_keeps() -> None:
     task = one_task(batch)
     assert not algorithm.transductive
     before = engine.evaluate(algorithm, batch)
-    algorithm.running_momentum = 1.0
+    algorithm.statistics.momentum = 1.0
     algorithm.absorb(engine.meta_backward(algorithm, batch).observed)
     assert not torch.allclose(engine.evaluate(algorithm, batch), before)
     *_, fitted = algorithm.fit(dict(algorithm.named_parameters()), task.support_x, task.support_y)
     alone = torch.cat([algorithm.predict(fitted, image[None]) for image in task.query_x])
     torch.testing.assert_close(alone, algorithm.predict(fitted, task.query_x))
-    buffer = algorithm.get_buffer("running/model/body/0/1/mean")
+    buffer = algorithm.statistics.get_buffer("model/body/0/1/mean")
     convolution = algorithm.model.body[0][0]
     expected = torch.stack([convolution(x).mean((0, 2, 3)) for x in batch.support_x]).mean(0)
     torch.testing.assert_close(buffer[0], expected.detach())
     assert not torch.allclose(buffer[0], buffer[2])
+
+
+@pytest.mark.parametrize("name", ["r2d2", "metaoptnet", "baselinepp"])
+def test_batch_norm_of_embeddings_goes_by_the_batch_in_training_and_by_running_statistics_after(name: str) -> None:
+    algorithm, batch = learner(name), random_tasks()
+    assert algorithm.transductive
+    algorithm.statistics = RunningStatistics(nn.ModuleDict({"body": algorithm.body}), 1.0).double()
+    assert not algorithm.transductive
+    params, task = dict(algorithm.named_parameters()), one_task(batch)
+    outcome = engine.meta_backward(algorithm, batch)
+    convolution = algorithm.body[0][0]
+    both = torch.cat([batch.support_x, batch.query_x], dim=1)  # all images of a task are one batch
+    expected = torch.stack([convolution(x).mean((0, 2, 3)) for x in both]).mean(0)
+    torch.testing.assert_close(outcome.observed["body.0.1.mean"][0], expected.detach())
+    before = engine.evaluate(algorithm, batch)
+    algorithm.absorb(outcome.observed)
+    assert not torch.allclose(engine.evaluate(algorithm, batch), before)
+    *_, fitted = algorithm.fit(params, task.support_x, task.support_y)
+    alone = torch.cat([algorithm.predict(fitted, image[None]) for image in task.query_x])
+    torch.testing.assert_close(alone, algorithm.predict(fitted, task.query_x))
+    again = engine.meta_backward(algorithm, batch).loss
+    torch.testing.assert_close(again, outcome.loss)  # training does not go by them
 
 
 def test_steps_beyond_those_trained_with_take_the_last_ones_values() -> None:

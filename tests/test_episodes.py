@@ -195,6 +195,8 @@ def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: 
         make_data(compose_cfg, "data.n_way=25")
     with pytest.raises(UserError, match=r"data.k_shot=6 \+ data.eval_q_query=15 = 21 images .* every class has 20"):
         make_data(compose_cfg, "data.k_shot=6")
+    with pytest.raises(UserError, match="data.train_n_way=71 but split 'train' has 70 classes: lower data.train_n_way"):
+        make_data(compose_cfg, "data.train_n_way=71")
     with pytest.raises(UserError, match="data.num_classes=99 but split 'train' has 70 classes"):
         make_data(compose_cfg, "data.num_classes=99")
     with pytest.raises(UserError, match="must not be negative"):
@@ -214,5 +216,5 @@ def test_a_class_with_too_few_images_is_named() -> None:
         r"of split 'val' have too few\): lower one of them",
     ):
         check_shape(TaskShape(3, 1, 15), "val", counts)
-    with pytest.raises(UserError, match=r"data.k_shot=7 \+ data.q_query=1 = 8 .* class owl has 7 \(1 of the 4"):
+    with pytest.raises(UserError, match=r"data.train_k_shot=7 \+ data.q_query=1 = 8 .* class owl has 7 \(1 of the 4"):
         check_shape(TaskShape(3, 7, 1), "train", counts)

@@ -75,7 +75,7 @@ def test_metrics_csv_widens_resumes_and_loses_nothing(tmp_path: Path) -> None:
 
 def test_nearest_takes_the_label_of_the_nearest_image() -> None:
     batch = random_tasks(1)
-    nearest = Nearest(torch.nn.Identity(), Classification(), n_way=3)
+    nearest = Nearest(torch.nn.Identity(), Classification(3))
     (fitted,) = nearest.fit({}, batch.support_x[0], batch.support_y[0])
     assert torch.equal(nearest.predict(fitted, 0.5 * batch.support_x[0]).argmax(-1), batch.support_y[0])
     assert nearest.predict(fitted, batch.query_x[0]).shape == (6, 3)

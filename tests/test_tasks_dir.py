@@ -139,6 +139,11 @@ def test_ways_that_do_not_fit_the_model(compose_cfg: Compose, tmp_path: Path) ->
         evaluate(compose_cfg("algo=nearest", f"tasks_dir={tasks}", "data.n_way=4", config="evaluate"))
 
 
+def test_a_learner_of_regression_has_no_use_for_images(compose_cfg: Compose, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds images of classes: data=fewshot.data.sinusoid.SinusoidData has none"):
+        evaluate(compose_cfg("data=sinusoid", "algo=zero", f"tasks_dir={tmp_path}", config="evaluate", small=False))
+
+
 def test_labels_that_do_not_fit(compose_cfg: Compose, tmp_path: Path) -> None:
     tasks = drawn(compose_cfg, tmp_path / "tasks", "episodes=4")
     labels = tmp_path / "tasks.labels.csv"

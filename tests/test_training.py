@@ -7,7 +7,9 @@ import pytest
 import torch
 from conftest import ROOT, Compose
 
+from fewshot import engine
 from fewshot.build import build_learner
+from fewshot.errors import UserError
 from fewshot.runs import train
 
 NOTHING_TO_TRAIN = {"nearest", "zero", "own"}
@@ -58,11 +60,31 @@ def test_taken_up_again_it_is_the_run_that_was_never_stopped(compose_cfg: Compos
         assert torch.equal(value, parts[name]), name
 
 
-@pytest.mark.parametrize("algo", ["r2d2", "metaoptnet", "protomaml"])
+ANY_WAY = ["r2d2", "metaoptnet", "protomaml"]
+
+
+@pytest.mark.parametrize("algo", ANY_WAY)
 def test_a_learner_without_a_head_of_its_own_takes_tasks_of_any_way(compose_cfg: Compose, algo: str) -> None:
     _, five = build_learner(compose_cfg(f"algo={algo}"))
     _, three = build_learner(compose_cfg(f"algo={algo}", "data.n_way=3"))
     three.load_state_dict(five.state_dict())
+
+
+@pytest.mark.parametrize("algo", ANY_WAY)
+def test_it_may_train_on_more_ways_and_shots_than_it_is_tested_on(compose_cfg: Compose, algo: str) -> None:
+    ways = ("data.train_n_way=7", "data.train_k_shot=2", "data.q_query=1", "data.n_way=3")
+    data, learner = build_learner(compose_cfg(f"algo={algo}", *ways, "data.meta_batch_size=2"))
+    batch = data.task_batch("train", 0)
+    assert batch.support_x.shape[:2] == (2, 14)
+    assert batch.query_y.max() == 6
+    assert torch.isfinite(engine.meta_backward(learner.algorithm, batch).loss).all()
+    assert engine.predict(learner.algorithm, data.task_batch("val", 0)).shape[-1] == 3
+
+
+@pytest.mark.parametrize("algo", sorted({"maml", "anil", "cavia", "reptile"}))
+def test_a_learned_head_is_refused_tasks_of_other_ways(compose_cfg: Compose, algo: str) -> None:
+    with pytest.raises(UserError, match=r"data.train_n_way=7, but \w+ learns one head .* set data.train_n_way=5"):
+        build_learner(compose_cfg(f"algo={algo}", "data.train_n_way=7"))
 
 
 @pytest.mark.parametrize("algo", ["maml", "metasgd", "reptile", "transfer"])

@@ -18,7 +18,7 @@ from fewshot.tasks import Classification
 def transfer() -> Transfer:
     torch.manual_seed(0)
     model = Conv4((1, 16, 16), 3, hidden=8)
-    return Transfer(model, Classification(), eval_inner_steps=3, test_inner_steps=5, inner_lr=0.4).double()
+    return Transfer(model, Classification(3), eval_inner_steps=3, test_inner_steps=5, inner_lr=0.4).double()
 
 
 def test_training_is_plain_classification_of_all_images() -> None:
@@ -74,7 +74,7 @@ def test_labels_that_do_not_fit_the_algorithm_are_refused(
 
 def test_it_may_train_on_more_classes_than_a_task_has(compose_cfg: Compose) -> None:
     data, learner = build_learner(compose_cfg("algo=transfer", "data.num_classes=9"))
-    assert data.n_out == 9
+    assert data.kind.outputs("train") == 9
     assert learner.algorithm(data.task_batch("train", 0).query_x[0]).shape == (5, 9)
     assert engine.predict(learner.algorithm, data.task_batch("test", 0)).shape[-1] == 9
 

@@ -2,15 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from fewshot.inner_optimizers import Params
-from fewshot.tasks import TaskBatch, TaskKind
+from fewshot.tasks import Stage, TaskBatch, TaskKind
 
 Fitted = Any  # a tree of tensors: adapted weights, prototypes, a memory, …
-Stage = Literal["train", "val", "test"]
 
 
 class Outcome(NamedTuple):
@@ -36,6 +35,7 @@ class Algorithm(nn.Module, ABC):
     task_chunk: int | None = None  # tasks that are computed together; None: the whole meta-batch
     fixed_labels: bool = False  # True: trains a classifier of fixed classes, with the same labels in every task
     needs_classes: bool = False  # True: for classification only
+    any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
     outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 
     def steps(self, stage: Stage) -> int:

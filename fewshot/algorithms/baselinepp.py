@@ -1,29 +1,21 @@
 """Baseline++: a classifier of all training classes by cosines; for a task, a new cosine head on its body."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from fewshot.algorithms.base import Algorithm, Outcome, Stage
+from fewshot.algorithms.base import Outcome
+from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_loop import gradient_descent
 from fewshot.inner_optimizers import SGD, InnerOptimizer, Params
 from fewshot.models.parts import parts
-from fewshot.tasks import TaskBatch, TaskKind
+from fewshot.tasks import Stage, TaskBatch, TaskKind
 
 
-class CosineHead(NamedTuple):
-    """A fitted task."""
-
-    params: Params
-    weight: Tensor  # (N, D)
-
-
-class BaselinePlusPlus(Algorithm):
+class BaselinePlusPlus(EmbeddingBased):
     """Baseline++.
 
     W.-Y. Chen, Y.-C. Liu, Z. Kira, Y.-C. Wang, J.-B. Huang: A Closer Look at Few-shot Classification. ICLR 2019.
@@ -37,13 +29,10 @@ class BaselinePlusPlus(Algorithm):
     directions in every task.
 
     Args:
-        model: of two parts; its own head has an output for every training class.
-        kind: the task kind: classification.
-        n_way: number of classes N of a task.
+        model, kind, …: as in `EmbeddingBased`; for classification.
         eval_inner_steps, test_inner_steps: gradient steps of a task's head, as in `GradientBased`.
         inner_lr, inner_optimizer: as in `GradientBased`.
         scale: of the cosines, as logits.
-        task_chunk: tasks computed together; None: all.
     """
 
     fixed_labels = True
@@ -54,15 +43,15 @@ class BaselinePlusPlus(Algorithm):
         model: nn.Module,
         kind: TaskKind,
         *,
-        n_way: int,
         eval_inner_steps: int,
         test_inner_steps: int | None = None,
         inner_lr: float,
         inner_optimizer: InnerOptimizer | None = None,
         scale: float,
+        running_momentum: float | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(model, kind, running_momentum=running_momentum, task_chunk=task_chunk)
         if min(eval_inner_steps, test_inner_steps or 0) < 0:
             raise UserError(
                 f"algo.eval_inner_steps={eval_inner_steps} and algo.test_inner_steps={test_inner_steps} "
@@ -70,33 +59,24 @@ class BaselinePlusPlus(Algorithm):
             )
         if not (inner_lr > 0 and scale > 0):
             raise UserError(f"algo.inner_lr={inner_lr} and algo.scale={scale} must be positive")
-        self.body, head = parts(model, type(self).__name__)
+        _, head = parts(model, type(self).__name__)
         self.directions = nn.Parameter(torch.randn(head.weight.shape))
-        self.register_buffer("first", torch.randn(n_way, head.in_features, generator=torch.Generator().manual_seed(0)))
-        self.kind = kind
+        draw = torch.Generator().manual_seed(0)
+        self.register_buffer("first", torch.randn(kind.outputs("test"), head.in_features, generator=draw))
         self.eval_inner_steps = eval_inner_steps
         self.test_inner_steps = eval_inner_steps if test_inner_steps is None else test_inner_steps
         self.inner_lr = inner_lr
         self.inner_optimizer = inner_optimizer or SGD()
         self.scale = scale
-        self.task_chunk = task_chunk
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Embeddings: (M, …) -> (M, D)."""
-        return self.body(x)
-
-    def fit(
-        self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test"
-    ) -> Iterator[CosineHead]:
-        """The head after each step on the support set, which is embedded once; in training that of all classes."""
+    def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterator[Tensor]:
+        """The head (N, D) after each step on the support set; in training that of all classes."""
         if stage == "train":
-            yield CosineHead(params, params["directions"])
+            yield params["directions"]
             return
-        with torch.no_grad():
-            embeddings = functional_call(self, params, (support_x,))
 
         def loss(head: Params, step: int) -> Tensor:
-            return self.kind.loss(self._logits(embeddings, head["weight"]), support_y)
+            return self.kind.loss(self.answer(params, head["weight"], embeddings.detach()), support_y)
 
         states = gradient_descent(
             loss,
@@ -107,15 +87,14 @@ class BaselinePlusPlus(Algorithm):
             create_graph=False,
         )
         for head in states:
-            yield CosineHead(params, head["weight"])
+            yield head["weight"]
 
-    def predict(self, fitted: CosineHead, query_x: Tensor) -> Tensor:
-        """(M, …) -> (M, N)."""
-        return self._logits(functional_call(self, fitted.params, (query_x,)), fitted.weight)
+    def answer(self, params: Params, head: Tensor, embeddings: Tensor) -> Tensor:
+        """Scaled cosines: (M, D) -> (M, N)."""
+        return self.scale * F.normalize(embeddings, dim=-1) @ F.normalize(head, dim=-1).mT
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """The classifier's loss on all images of a batch of fixed classes, and its score."""
-        return self.judge(CosineHead(params, params["directions"]), task.all_as_queries())
-
-    def _logits(self, embeddings: Tensor, weight: Tensor) -> Tensor:
-        return self.scale * F.normalize(embeddings, dim=-1) @ F.normalize(weight, dim=-1).mT
+        embeddings, seen = self.embed_all(params, task)
+        logits, labels = self.answer(params, params["directions"], embeddings), task.all_as_queries().query_y
+        return Outcome(self.kind.loss(logits, labels), self.kind.score(logits, labels), seen)

@@ -6,7 +6,7 @@ from torch.func import functional_call
 from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import InnerOptimizer, Params
-from fewshot.tasks import TaskKind
+from fewshot.tasks import Stage, TaskKind
 
 
 class CAVIA(GradientBased):
@@ -67,7 +67,7 @@ class CAVIA(GradientBased):
         self.scales = isinstance(weight, Tensor) and weight.dim() == 1
         self.modulation = nn.Linear(context, len(bias) * (2 if self.scales else 1), bias=False)
 
-    def start(self, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+    def start(self, params: Params, support_x: Tensor, support_y: Tensor, stage: Stage) -> Params:
         """A context of zeros."""
         weight = params["modulation.weight"]
         return {"context": weight.new_zeros(weight.shape[1])}

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot.algorithms.base import Algorithm, Stage
+from fewshot.algorithms.base import Algorithm
 from fewshot.errors import UserError
 from fewshot.inner_loop import gradient_descent
 from fewshot.inner_optimizers import SGD, InnerOptimizer, Params, Rates
-from fewshot.tasks import TaskKind
+from fewshot.tasks import Stage, TaskKind
 
 
 class GradientBased(Algorithm, ABC):
@@ -86,7 +86,7 @@ class GradientBased(Algorithm, ABC):
         """Whether gradient descent on a task changes the parameter of this name."""
         return name.startswith("model.") and (self.adapt_norm or name not in self._norms)
 
-    def start(self, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+    def start(self, params: Params, support_x: Tensor, support_y: Tensor, stage: Stage) -> Params:
         """Where the adapted parameters stand before the first step."""
         return {name: value for name, value in params.items() if self.adapts(name)}
 
@@ -112,7 +112,7 @@ class GradientBased(Algorithm, ABC):
 
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Params]:
         """The network's parameters after each gradient step on the support loss, the initialisation first."""
-        fast = self.start(params, support_x, support_y)
+        fast = self.start(params, support_x, support_y, stage)
 
         def network(fast: Params, step: int) -> Params:
             return params | fast | self.at_step(params, step)

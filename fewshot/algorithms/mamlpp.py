@@ -8,6 +8,7 @@ from fewshot.algorithms.gradient_based import GradientBased, norm_parameters, of
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import InnerOptimizer, Params, Rates
 from fewshot.models.normalization import observed
+from fewshot.models.running_statistics import RunningStatistics
 from fewshot.tasks import TaskBatch, TaskKind
 
 
@@ -63,11 +64,6 @@ class MAMLPlusPlus(GradientBased):
             adapt_norm=False,
             task_chunk=task_chunk,
         )
-        if running_momentum is not None and not 0 < running_momentum <= 1:
-            raise UserError(
-                f"algo.running_momentum={running_momentum} must be above 0 and at most 1, "
-                "or null for no running statistics"
-            )
         if min(multi_step_until, second_order_from) < 0:
             raise UserError(
                 f"algo.multi_step_until={multi_step_until} and algo.second_order_from={second_order_from} "
@@ -75,27 +71,13 @@ class MAMLPlusPlus(GradientBased):
             )
         self.multi_step_until = multi_step_until
         self.second_order_from = second_order_from
-        self.running_momentum = running_momentum
         named = dict(self.named_parameters())
         norms = norm_parameters(self)
         self.inner_lrs = per_parameter({n: torch.full((inner_steps,), inner_lr) for n in named if self.adapts(n)})
         self.norms = per_parameter({n: named[n].expand(inner_steps + 1, -1) for n in norms})
         for name in norms:  # what stands at their places is taken from `norms`
             named[name].requires_grad_(False)
-        self._statistics = self._register_statistics()
-
-    def _register_statistics(self) -> dict[str, str]:
-        """Buffers (S + 1, C), 0 for means and 1 for variances; returns place in the network -> buffer."""
-        if self.running_momentum is None:
-            return {}
-        buffers = {}
-        for place, module in self.named_modules():
-            if isinstance(module, nn.BatchNorm2d):
-                for name, start in (("mean", torch.zeros), ("variance", torch.ones)):
-                    buffer = f"running/{place}/{name}".replace(".", "/")
-                    self.register_buffer(buffer, start(self.inner_steps + 1, module.num_features))
-                    buffers[f"{place}.{name}"] = buffer
-        return buffers
+        self.statistics = RunningStatistics(self, running_momentum, rows=inner_steps + 1)
 
     def lr(self, params: Params, step: int) -> Rates:
         """The learned step size of every tensor at this step."""
@@ -106,7 +88,7 @@ class MAMLPlusPlus(GradientBased):
         """Scales, shifts and running statistics of this step."""
         row = min(step, self.inner_steps)
         found = {name: values[row] for name, values in of_parameters(params, "norms").items()}
-        return found | {place: self.get_buffer(buffer)[row] for place, buffer in self._statistics.items()}
+        return found | self.statistics.row(row)
 
     def second_order(self) -> bool:
         """First order at the start, if so asked."""
@@ -134,24 +116,21 @@ class MAMLPlusPlus(GradientBased):
 
     def absorb(self, observed: dict[str, Tensor]) -> None:
         """Moves the running statistics towards those of the meta-batch."""
-        for buffer, value in observed.items():
-            assert self.running_momentum is not None  # or nothing is observed
-            self.get_buffer(buffer).lerp_(value, self.running_momentum)
+        self.statistics.absorb(observed)
 
     @torch.no_grad()
     def _observe(self, states: list[Params], x: Tensor) -> dict[str, Tensor]:
-        """The statistics of the support set in every state: buffer -> (S + 1, C); nothing where none are kept."""
-        if not self._statistics:
+        """The statistics of the support set in every state; nothing where none are kept."""
+        if not len(self.statistics):
             return {}
         rows = []
         for state in states:
             with observed(self) as seen:
                 self.predict(state, x)
-            means = {f"{place}.mean": mean for place, (mean, _) in seen.items()}
-            rows.append(means | {f"{place}.variance": variance for place, (_, variance) in seen.items()})
-        return {buffer: torch.stack([row[place] for row in rows]) for place, buffer in self._statistics.items()}
+            rows.append(seen)
+        return self.statistics.table(rows)
 
     @property
     def transductive(self) -> bool:
         """Not where running statistics normalise."""
-        return super().transductive and not self._statistics
+        return super().transductive and not len(self.statistics)

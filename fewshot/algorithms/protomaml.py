@@ -7,6 +7,7 @@ from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.algorithms.prototypes import prototypes
 from fewshot.inner_optimizers import Params
 from fewshot.models.parts import parts
+from fewshot.tasks import Stage
 
 
 class ProtoMAML(GradientBased):
@@ -20,22 +21,21 @@ class ProtoMAML(GradientBased):
     Here gradient steps start from that head and the body, and the meta-gradient passes through the prototypes
     (`create_graph`: and through the steps).
 
-    Differs from the paper in that the number of ways is fixed in training.
+    Differs from the paper in that all training tasks have the same number of ways.
     """
 
     needs_classes = True
+    any_way = True
 
     def adopt(self, model: nn.Module) -> nn.Module:
-        """The body; the model's own head says only how many classes there are."""
-        body, head = parts(model, type(self).__name__)
-        self.n_way = head.out_features
-        return body
+        """The body; the model's own head is not used."""
+        return parts(model, type(self).__name__)[0]
 
-    def start(self, params: Params, support_x: Tensor, support_y: Tensor) -> Params:
+    def start(self, params: Params, support_x: Tensor, support_y: Tensor, stage: Stage) -> Params:
         """The body as meta-learned, the head from the prototypes."""
-        centres = prototypes(super().predict(params, support_x), support_y, self.n_way)
+        centres = prototypes(super().predict(params, support_x), self.kind.encode(support_y, stage))
         head = {"weight": 2 * centres, "bias": -centres.square().sum(-1)}
-        return super().start(params, support_x, support_y) | head
+        return super().start(params, support_x, support_y, stage) | head
 
     def predict(self, fitted: Params, query_x: Tensor) -> Tensor:
         """The head on top of the body: (M, …) -> (M, N)."""

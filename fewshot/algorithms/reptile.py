@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from fewshot.algorithms.base import Outcome, Stage
+from fewshot.algorithms.base import Outcome
 from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import InnerOptimizer, Params
-from fewshot.tasks import TaskBatch, TaskKind
+from fewshot.tasks import Stage, TaskBatch, TaskKind
 
 
 class Reptile(GradientBased):

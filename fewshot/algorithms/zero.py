@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fewshot.algorithms.base import Algorithm, Stage
+from fewshot.algorithms.base import Algorithm
 from fewshot.inner_optimizers import Params
-from fewshot.tasks import TaskKind
+from fewshot.tasks import Stage, TaskKind
 
 
 class Zero(Algorithm):

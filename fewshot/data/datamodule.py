@@ -44,14 +44,13 @@ class EpisodeData(TaskData):
         num_classes: use only the first so many training classes; None: all.
         fixed_labels: in training a class has one label in all tasks, its place among the training classes;
             False: its place in the task. For learners that train a classifier of fixed classes.
-        n_way, k_shot: classes of a task, support images of each, everywhere.
+        n_way, k_shot: classes of a task, support images of each, in validation and test.
+        train_n_way, train_k_shot: the same in training.
         q_query, eval_q_query: query images of each class in training, and in validation and test.
         augmentation: applied to training tasks only.
         meta_batch_size, steps_per_epoch, val_episodes, test_episodes, seed, eval_seed, num_workers: as in
             `TaskData`.
     """
-
-    kind = Classification()
 
     def __init__(
         self,
@@ -64,6 +63,8 @@ class EpisodeData(TaskData):
         fixed_labels: bool = False,
         n_way: int,
         k_shot: int,
+        train_n_way: int,
+        train_k_shot: int,
         q_query: int,
         eval_q_query: int,
         meta_batch_size: int,
@@ -90,7 +91,7 @@ class EpisodeData(TaskData):
         self.split_name = split
         self.num_classes = num_classes
         self.fixed_labels = fixed_labels
-        self.train_shape = TaskShape(n_way, k_shot, q_query)
+        self.train_shape = TaskShape(train_n_way, train_k_shot, q_query)
         self.eval_shape = TaskShape(n_way, k_shot, eval_q_query)
         self.augmentation = augmentation
         self.image_set: ImageSet | None = None
@@ -122,10 +123,11 @@ class EpisodeData(TaskData):
         return tuple(self._images().images.shape[1:])
 
     @property
-    def n_out(self) -> int:
-        """N; with fixed labels, as many as there are training classes."""
+    def kind(self) -> Classification:
+        """Of N classes; with fixed labels, in training of as many as there are training classes."""
         self._images()
-        return len(self.classes["train"]) if self.fixed_labels else self.train_shape.n_way
+        trained = len(self.classes["train"]) if self.fixed_labels else self.train_shape.n_way
+        return Classification(self.eval_shape.n_way, trained)
 
     @property
     def task_name(self) -> str:

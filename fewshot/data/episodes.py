@@ -39,14 +39,15 @@ class TaskShape(NamedTuple):
 def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int]) -> None:
     """Refuses tasks that the split cannot fill; `counts` has the images of each of its classes, by name."""
     n_way, k_shot, q_query = shape
+    train = split == "train"
+    ways, shots, queries = ("train_n_way", "train_k_shot", "q_query") if train else ("n_way", "k_shot", "eval_q_query")
     if n_way < 2 or k_shot < 1 or q_query < 1:
         raise UserError(f"a task needs n_way >= 2, k_shot >= 1 and q_query >= 1, not {n_way}, {k_shot} and {q_query}")
     if n_way > len(counts):
-        raise UserError(f"data.n_way={n_way} but split '{split}' has {len(counts)} classes: lower data.n_way")
+        raise UserError(f"data.{ways}={n_way} but split '{split}' has {len(counts)} classes: lower data.{ways}")
     smallest = min(counts, key=lambda name: counts[name])
     if k_shot + q_query > counts[smallest]:
-        queries = "data.q_query" if split == "train" else "data.eval_q_query"
-        wanted = f"data.k_shot={k_shot} + {queries}={q_query} = {k_shot + q_query} images of a class"
+        wanted = f"data.{shots}={k_shot} + data.{queries}={q_query} = {k_shot + q_query} images of a class"
         if len(set(counts.values())) == 1:
             raise UserError(f"{wanted}, but every class has {counts[smallest]}: lower one of them")
         few = sum(count < k_shot + q_query for count in counts.values())

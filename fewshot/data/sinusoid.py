@@ -30,8 +30,6 @@ class SinusoidData(TaskData):
             `TaskData`.
     """
 
-    kind = Regression()
-
     def __init__(
         self,
         *,
@@ -77,9 +75,9 @@ class SinusoidData(TaskData):
         return (1,)
 
     @property
-    def n_out(self) -> int:
-        """One number."""
-        return 1
+    def kind(self) -> Regression:
+        """Of one number."""
+        return Regression(1)
 
     @property
     def task_name(self) -> str:

@@ -27,7 +27,6 @@ class TaskData(LightningDataModule, ABC):
         num_workers: processes that draw; 0 draws in the main one, which costs little.
     """
 
-    kind: TaskKind
     fixed_labels = False  # True: in training a class has the same label in every task
 
     def __init__(
@@ -65,8 +64,8 @@ class TaskData(LightningDataModule, ABC):
 
     @property
     @abstractmethod
-    def n_out(self) -> int:
-        """Outputs that a model needs in training: classes, or values of a regression."""
+    def kind(self) -> TaskKind:
+        """What the tasks ask for, and how many outputs a model needs."""
 
     @property
     @abstractmethod

@@ -1,0 +1,105 @@
+"""What learners have in common that embed a task's images once and compute a head from the embeddings."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fewshot.algorithms.base import Algorithm, Outcome
+from fewshot.inner_optimizers import Params
+from fewshot.models.normalization import observed
+from fewshot.models.parts import parts
+from fewshot.models.running_statistics import RunningStatistics
+from fewshot.tasks import Stage, TaskBatch, TaskKind
+
+
+class Headed(NamedTuple):
+    """A fitted task: what embeds, and what the task adds."""
+
+    params: Params
+    head: Any  # a tree of tensors
+
+
+class EmbeddingBased(Algorithm, ABC):
+    """Embeds images with the model's body, which no task changes, and fits a head to the embeddings.
+
+    An algorithm says what a head is (`heads`) and how it answers (`answer`).
+
+    Batch normalisation goes by the batch in training, support and query images together, and by running
+    statistics in evaluation, as in ordinary training: then no answer depends on other queries. Without running
+    statistics it goes by the batch in both, support and query images each by themselves.
+
+    Args:
+        model: of two parts; its own head is not used.
+        kind: the task kind.
+        running_momentum: how much of the running statistics a meta-batch replaces; None: there are none.
+        task_chunk: tasks computed together; None: all.
+    """
+
+    any_way = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        kind: TaskKind,
+        *,
+        running_momentum: float | None = None,
+        task_chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.body, _ = parts(model, type(self).__name__)
+        self.kind = kind
+        self.task_chunk = task_chunk
+        self.statistics = RunningStatistics(self, running_momentum)
+
+    @abstractmethod
+    def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterable[Any]:
+        """The head of a task, or the sequence of those it goes through: embeddings (N*K, D), labels (N*K,)."""
+
+    @abstractmethod
+    def answer(self, params: Params, head: Any, embeddings: Tensor) -> Tensor:
+        """The predictions of a head: embeddings (M, D) -> (M, N)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embeddings: (M, …) -> (M, D)."""
+        return self.body(x)
+
+    def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Headed]:
+        """The head of the support set, in every state that it goes through."""
+        params = params | self.statistics.row(0)
+        embeddings = functional_call(self, params, (support_x,))
+        for head in self.heads(params, embeddings, support_y, stage):
+            yield Headed(params, head)
+
+    def predict(self, fitted: Headed, query_x: Tensor) -> Tensor:
+        """(M, …) -> (M, N)."""
+        return self.answer(*fitted, functional_call(self, fitted.params, (query_x,)))
+
+    def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
+        """The query loss of the head; with running statistics all images are embedded as one batch."""
+        if not len(self.statistics):
+            return super().meta_loss(params, task)
+        both, seen = self.embed_all(params, task)
+        support, query = both.split([len(task.support_x), len(task.query_x)])
+        *_, head = self.heads(params, support, task.support_y, "train")
+        predictions = self.answer(params, head, query)
+        loss, score = self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
+        return Outcome(loss, score, seen)
+
+    def embed_all(self, params: Params, task: TaskBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Support, then query images as one batch (N*(K+Q), D), and the statistics of it that are kept."""
+        with observed(self) as seen:
+            both = functional_call(self, params, (torch.cat([task.support_x, task.query_x]),))
+        return both, self.statistics.table([seen])
+
+    def absorb(self, observed: dict[str, Tensor]) -> None:
+        """Moves the running statistics towards those of the meta-batch."""
+        self.statistics.absorb(observed)
+
+    @property
+    def transductive(self) -> bool:
+        """Not where running statistics normalise."""
+        return super().transductive and not len(self.statistics)
