@@ -36,7 +36,7 @@ def answer(
     classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]
     write_answers(folder / "output.csv", classes)
     found = _record(cfg, given, learner.algorithm) | {"seconds": time.perf_counter() - started}
-    ground = "colour" if channels == 3 else f"{'white' if given.white else 'black'} background"
+    ground = f"{given.background} background" if given.background else "colour"
     print(f"{episodes} tasks of {n_way} classes, {found['k_shot']} shot, {queries} queries each, {ground}")
     if labels is not None:
         found["mean"], found["ci95"] = interval((classes == labels).double().mean(1))
@@ -62,7 +62,7 @@ def _record(cfg: DictConfig, given: TaskFolder, algorithm: Algorithm) -> dict[st
         "ci95": None,
         "episodes": len(tasks.query_y),
         "episodes_sha256": digest.hexdigest(),
-        "background": "white" if given.white else "black",
+        "background": given.background,
     }
 
 

@@ -277,5 +277,5 @@ def test_drawn_tasks_keep_their_colours(tmp_path: Path) -> None:
     bright = torch.full((1, 2, 3, 8, 8), 0.8)
     write_tasks(tmp_path / "tasks", TaskBatch(bright, labels, bright, labels), n_way=2)
     read = read_tasks(tmp_path / "tasks", n_way=2, channels=3, image_size=8)
-    assert not read.white
+    assert read.background is None
     torch.testing.assert_close(read.tasks.query_x, bright)

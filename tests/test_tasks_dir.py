@@ -67,9 +67,9 @@ def test_black_and_white_paper_and_other_sizes_read_the_same(compose_cfg: Compos
         for path in copy.rglob("*.png"):
             change(path)
     expected = read_tasks(white, n_way=5, channels=1, image_size=28)
-    assert expected.white
+    assert expected.background == "white"
     found = read_tasks(black, n_way=5, channels=1, image_size=28)
-    assert not found.white
+    assert found.background == "black"
     assert torch.equal(found.tasks.support_x, expected.tasks.support_x)
     larger = read_tasks(large, n_way=5, channels=1, image_size=28)
     assert (larger.tasks.query_x - expected.tasks.query_x).abs().mean() < 0.01

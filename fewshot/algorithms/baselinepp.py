@@ -62,7 +62,8 @@ class BaselinePlusPlus(EmbeddingBased):
         _, head = parts(model, type(self).__name__)
         self.directions = nn.Parameter(torch.randn(head.weight.shape))
         draw = torch.Generator().manual_seed(0)
-        self.register_buffer("first", torch.randn(kind.outputs("test"), head.in_features, generator=draw))
+        first = torch.randn(kind.outputs("test"), head.in_features, generator=draw)
+        self.register_buffer("first", first, persistent=False)  # of as many classes as tasks have now
         self.eval_inner_steps = eval_inner_steps
         self.test_inner_steps = eval_inner_steps if test_inner_steps is None else test_inner_steps
         self.inner_lr = inner_lr

@@ -30,7 +30,7 @@ class TaskFolder(NamedTuple):
     """All tasks of a folder; labels of the queries are unknown and stand as 0."""
 
     tasks: TaskBatch
-    white: bool  # the paper was white, and was turned to 0
+    background: str | None  # of the files: "white", which was turned to 0, or "black"; None for colours
 
 
 def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> TaskFolder:
@@ -59,7 +59,8 @@ def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> T
     )
     support_y = torch.arange(support.shape[1]).remainder(n_way).repeat(len(support), 1)
     query_y = torch.zeros(query.shape[:2], dtype=torch.int64)
-    return TaskFolder(TaskBatch(support_x, support_y, query_x, query_y), white)
+    background = None if channels == 3 else "white" if white else "black"
+    return TaskFolder(TaskBatch(support_x, support_y, query_x, query_y), background)
 
 
 def write_tasks(folder: Path, batch: TaskBatch, *, n_way: int, first: int = 0) -> None:
