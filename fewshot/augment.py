@@ -114,6 +114,27 @@ class Affine(Augmentation):
         return np.where(present, 2 * rng.random((*shape, count)) - 1, 0.0)
 
 
+class InTurn(Augmentation):
+    """Two augmentations, one after the other, in one warp.
+
+    Args:
+        first, second: may be such pairs themselves.
+    """
+
+    def __init__(self, *, first: Augmentation, second: Augmentation) -> None:
+        self.first = first
+        self.second = second
+
+    def draw(self, rng: np.random.Generator, labels: NDArray[np.int64]) -> Floats | None:
+        """A place in the last image leads to one in the image between, and that to one in the first."""
+        first, second = self.first.draw(rng, labels), self.second.draw(rng, labels)
+        if first is None or second is None:
+            return first if second is None else second
+        both = first[..., :2] @ second
+        both[..., 2] += first[..., 2]
+        return both
+
+
 def _rotations(angle: Floats) -> Floats:
     """Angles in radians (…) -> maps (…, 2, 3)."""
     cosine, sine = np.cos(angle), np.sin(angle)

@@ -19,15 +19,20 @@ from fewshot.algorithms.cavia import CAVIA
 from fewshot.algorithms.imaml import IMAML
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.mamlpp import MAMLPlusPlus
+from fewshot.algorithms.matchingnet import MatchingNet
 from fewshot.algorithms.metaoptnet import MetaOptNet
 from fewshot.algorithms.metasgd import MetaSGD
 from fewshot.algorithms.protomaml import ProtoMAML
+from fewshot.algorithms.protonet import ProtoNet
 from fewshot.algorithms.r2d2 import R2D2
+from fewshot.algorithms.relationnet import RelationNet
 from fewshot.algorithms.reptile import Reptile
 from fewshot.algorithms.transfer import Transfer
+from fewshot.errors import UserError
 from fewshot.inner_loop import gradient_descent
 from fewshot.inner_optimizers import SGD, Params
 from fewshot.models.conv4 import Conv4
+from fewshot.models.mlp import MLP
 from fewshot.models.running_statistics import RunningStatistics
 from fewshot.tasks import Classification, TaskBatch
 
@@ -42,6 +47,7 @@ class Row(NamedTuple):
     learns: Names = lambda name: True  # the parameters that the meta-gradient reaches
     adapts: Names | None = lambda name: name.startswith("model.")  # those that a task changes; None: by no gradient
     exact: bool = True  # the meta-gradient is the derivative of the meta-loss
+    pooled: int = 4  # of the network
 
 
 def steps(inner: int = 2, lr: float = 0.1) -> dict:
@@ -55,6 +61,10 @@ def head(name: str) -> bool:
 def normal(name: str) -> bool:
     """A scale or shift of a normalisation layer of the network."""
     return re.match(r"model\.body\.\d\.1\.", name) is not None
+
+
+def norm_of(model: nn.Module) -> str:
+    return "batch" if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else "none"
 
 
 ROWS = {
@@ -85,6 +95,10 @@ ROWS = {
     "reptile": Row(lambda m: Reptile(m, KIND, inner_batch=5, **steps()), exact=False),
     "r2d2": Row(lambda m: R2D2(m, KIND, regularization=1.0, scale=5.0), learns=lambda n: n != "shift", adapts=None),
     "metaoptnet": Row(lambda m: MetaOptNet(m, KIND, cost=0.1, solver_steps=25), adapts=None),
+    "protonet": Row(lambda m: ProtoNet(m, KIND), adapts=None),
+    "matchingnet": Row(lambda m: MatchingNet(m, KIND, scale=5.0), adapts=None),
+    "matchingnet, in context": Row(lambda m: MatchingNet(m, KIND, scale=5.0, processing_steps=2), adapts=None),
+    "relationnet": Row(lambda m: RelationNet(m, KIND, hidden=4, norm=norm_of(m)), adapts=None, pooled=2),
     "transfer": Row(lambda m: Transfer(m, KIND, eval_inner_steps=2, inner_lr=0.1)),
     "baselinepp": Row(lambda m: BaselinePlusPlus(m, KIND, eval_inner_steps=5, inner_lr=0.1, scale=5.0), adapts=None),
 }
@@ -93,7 +107,7 @@ ALL = pytest.mark.parametrize("name", ROWS)
 
 def learner(name: str, norm: str = "batch") -> Algorithm:
     torch.manual_seed(0)
-    return ROWS[name].make(Conv4((1, 16, 16), 3, hidden=8, norm=norm)).double()
+    return ROWS[name].make(Conv4((1, 16, 16), 3, hidden=8, norm=norm, pooled=ROWS[name].pooled)).double()
 
 
 def dead(name: str) -> bool:
@@ -166,6 +180,21 @@ def test_evaluation_is_fit_then_predict_and_leaves_everything_as_it_was(name: st
     torch.testing.assert_close(engine.evaluate(algorithm, batch), every[..., -1:])
     for key, value in algorithm.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@ALL
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_it_is_inductive_or_transductive_as_it_says(name: str, norm: str) -> None:
+    """Inductive: a query's answer stays when the other queries change, or go."""
+    algorithm, task = learner(name, norm), one_task(random_tasks())
+    *_, fitted = algorithm.fit(dict(algorithm.named_parameters()), task.support_x, task.support_y)
+    together = algorithm.predict(fitted, task.query_x)
+    others = algorithm.predict(fitted, torch.cat([task.query_x[:1], torch.rand_like(task.query_x[1:])]))
+    alone = algorithm.predict(fitted, task.query_x[:1])
+    torch.testing.assert_close(algorithm.predict(fitted, task.query_x.flip(0)).flip(0), together)
+    unmoved = torch.allclose(together[0], others[0]) and torch.allclose(together[0], alone[0])
+    assert unmoved == (not algorithm.transductive)
+    assert norm == "batch" or unmoved
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.exact])
@@ -356,6 +385,60 @@ def test_prototypes_give_the_distances_of_a_prototypical_network() -> None:
     torch.testing.assert_close(algorithm.predict(first, task.query_x).log_softmax(1), (-distances).log_softmax(1))
 
 
+def test_a_prototypical_network_is_the_start_of_protomaml() -> None:
+    network, task = learner("protonet"), one_task(random_tasks())
+    params = dict(network.named_parameters())
+    (fitted,) = network.fit(params, task.support_x, task.support_y)
+    support, query = network(task.support_x), network(task.query_x)
+    centres = torch.stack([support[task.support_y == way].mean(0) for way in range(3)])
+    expected = (-torch.cdist(query, centres).square()).log_softmax(1)
+    torch.testing.assert_close(network.predict(fitted, task.query_x).log_softmax(1), expected)
+
+
+def test_a_matching_network_attends_to_the_labels_of_what_is_alike() -> None:
+    network, task = learner("matchingnet"), one_task(random_tasks())
+    (fitted,) = network.fit(dict(network.named_parameters()), task.support_x, task.support_y)
+    support, query = network(task.support_x), network(task.query_x)
+    cosines = torch.cosine_similarity(query[:, None], support[None], dim=-1)
+    probabilities = (5.0 * cosines).softmax(-1) @ torch.eye(3, dtype=torch.float64)[task.support_y]
+    torch.testing.assert_close(network.predict(fitted, task.query_x).exp(), probabilities)
+
+
+def test_full_context_makes_an_image_look_at_the_others() -> None:
+    """A support image's key depends on the rest of the set; a query's, on no other query."""
+    network, task = learner("matchingnet, in context"), one_task(random_tasks())
+    params = dict(network.named_parameters())
+    (fitted,) = network.fit(params, task.support_x, task.support_y)
+    (less,) = network.fit(params, task.support_x[:4], task.support_y[:4])
+    plain = learner("matchingnet")
+    plain.load_state_dict(network.state_dict(), strict=False)
+    (alone,) = plain.fit(dict(plain.named_parameters()), task.support_x, task.support_y)
+    assert not torch.allclose(fitted.head.keys[:4], less.head.keys)
+    assert not torch.allclose(fitted.head.keys, alone.head.keys)
+
+
+def test_a_relation_network_learns_by_squared_errors() -> None:
+    network, task = learner("relationnet"), one_task(random_tasks())
+    outcome = network.meta_loss(dict(network.named_parameters()), task)
+    (fitted,) = network.fit(dict(network.named_parameters()), task.support_x, task.support_y)
+    relations = network.predict(fitted, task.query_x).sigmoid()
+    wanted = torch.eye(3, dtype=torch.float64)[task.query_y]
+    torch.testing.assert_close(outcome.loss, (relations - wanted).square().mean())
+
+
+def test_refusals_of_the_metric_based() -> None:
+    with pytest.raises(UserError, match="RelationNet halves maps twice, and these are 1×1: set model.pooled=2"):
+        RelationNet(Conv4((1, 28, 28), 5), KIND, hidden=8, norm="batch")
+    with pytest.raises(UserError, match="RelationNet needs a model that tells its map_shape"):
+        RelationNet(MLP((1,), 3, hidden=[4]), KIND, hidden=8, norm="batch")
+    with pytest.raises(UserError, match="algo.scale=0 must be positive"):
+        MatchingNet(Conv4((1, 28, 28), 5), KIND, scale=0)
+    with pytest.raises(UserError, match="algo.processing_steps=-1"):
+        MatchingNet(Conv4((1, 28, 28), 5), KIND, scale=1, processing_steps=-1)
+    with pytest.raises(UserError, match="algo.running_momentum=0 must be above 0"):
+        ProtoNet(Conv4((1, 28, 28), 5), KIND, running_momentum=0)
+
+
 def test_cavia_starts_from_the_network_as_it_is() -> None:
     algorithm, task = learner("cavia"), one_task(random_tasks())
     first, *_, last = algorithm.fit(dict(algorithm.named_parameters()), task.support_x, task.support_y)
@@ -415,11 +498,13 @@ def test_mamlpp_uses_the_statistics_that_it_keeps() -> None:
     assert not torch.allclose(buffer[0], buffer[2])
 
 
-@pytest.mark.parametrize("name", ["r2d2", "metaoptnet", "baselinepp"])
+@pytest.mark.parametrize(
+    "name", ["r2d2", "metaoptnet", "baselinepp", "protonet", "matchingnet, in context", "relationnet"]
+)
 def test_batch_norm_of_embeddings_goes_by_the_batch_in_training_and_by_running_statistics_after(name: str) -> None:
     algorithm, batch = learner(name), random_tasks()
     assert algorithm.transductive
-    algorithm.statistics = RunningStatistics(nn.ModuleDict({"body": algorithm.body}), 1.0).double()
+    algorithm.statistics = RunningStatistics(algorithm, 1.0).double()
     assert not algorithm.transductive
     params, task = dict(algorithm.named_parameters()), one_task(batch)
     outcome = engine.meta_backward(algorithm, batch)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Compose
 
-from fewshot.augment import Affine, RotateClasses, RotateTask, maps_tensor, warp
+from fewshot.augment import Affine, Identity, InTurn, RotateClasses, RotateTask, maps_tensor, warp
 from fewshot.build import build
 from fewshot.errors import UserError
 
@@ -64,6 +65,17 @@ def test_affine_distorts_every_image_on_its_own() -> None:
     assert np.abs(maps[..., 2]).max() <= 0.14
 
 
+def test_in_turn_is_one_warp_after_the_other() -> None:
+    quarter, affine = RotateClasses(), Affine(degrees=10, scale=0.2, shear=0.1, shift=0.1, probability=1.0)
+    labels = np.arange(3).repeat(2)[None]
+    both = InTurn(first=quarter, second=InTurn(first=Identity(), second=affine)).draw(np.random.default_rng(0), labels)
+    rng = np.random.default_rng(0)
+    first, second = (maps_tensor(part.draw(rng, labels)) for part in (quarter, affine))
+    smooth = F.avg_pool2d(torch.rand(6, 1, 64, 64), 9, stride=1, padding=4)[None]  # two interpolations blur
+    torch.testing.assert_close(warp(smooth, maps_tensor(both)), warp(warp(smooth, first), second), atol=0.02, rtol=0)
+    assert InTurn(first=Identity(), second=Identity()).draw(rng, labels) is None
+
+
 def test_refusals() -> None:
     with pytest.raises(UserError, match="aug.probability=1.5"):
         RotateTask(degrees=90, probability=1.5)
@@ -75,7 +87,7 @@ def test_identity_draws_nothing() -> None:
     assert maps_tensor(None) is None
 
 
-@pytest.mark.parametrize("aug", ["rotate", "rotate_classes", "affine"])
+@pytest.mark.parametrize("aug", ["rotate", "rotate_classes", "affine", "rotate_classes_affine"])
 def test_training_only(compose_cfg: Compose, aug: str) -> None:
     plain, augmented = (build(compose_cfg(f"aug={name}").data) for name in ("none", aug))
     for data in (plain, augmented):

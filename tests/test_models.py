@@ -12,6 +12,7 @@ from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
 from fewshot.models.normalization import BatchNorm
 from fewshot.models.pooling import MaxPool2x2
+from fewshot.models.recurrent import LSTMCell
 
 
 def test_parameter_count_of_the_literature() -> None:
@@ -124,12 +125,32 @@ def test_the_backbone_has_second_derivatives() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="image_size=8 must be at least 16"):
+    with pytest.raises(UserError, match="model.pooled=4 halves images so often: data.image_size=8 must be at least 16"):
         Conv4((1, 8, 8), 5)
+    with pytest.raises(UserError, match="model.pooled=5 must be 0 to 4"):
+        Conv4((1, 28, 28), 5, pooled=5)
     with pytest.raises(UserError, match="model.norm=instance is not one of"):
         Conv4((1, 28, 28), 5, norm="instance")
     with pytest.raises(UserError, match="divisible by 8, not 12"):
         Conv4((1, 28, 28), 5, hidden=12, norm="group")
+
+
+def test_fewer_blocks_may_pool() -> None:
+    model = Conv4((1, 28, 28), 5, hidden=8, pooled=2)
+    assert model.map_shape == (8, 7, 7)
+    assert model.body(torch.rand(2, 1, 28, 28)).shape == (2, 8 * 7 * 7)
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 5)
+
+
+def test_the_recurrent_cell_is_that_of_pytorch_and_can_be_vectorised() -> None:
+    torch.manual_seed(0)
+    ours, theirs = LSTMCell(3, 4), nn.LSTMCell(3, 4)
+    theirs.load_state_dict(ours.state_dict())
+    x, state = torch.randn(5, 2, 3), (torch.randn(5, 2, 4), torch.randn(5, 2, 4))
+    found = torch.vmap(ours)(x, state)
+    for task in range(5):
+        expected = theirs(x[task], (state[0][task], state[1][task]))
+        torch.testing.assert_close(tuple(part[task] for part in found), expected)
 
 
 def test_batch_norm_has_the_names_and_shapes_of_the_plain_one() -> None:

@@ -11,6 +11,7 @@ from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_loop import gradient_descent
 from fewshot.inner_optimizers import SGD, InnerOptimizer, Params
+from fewshot.models.normalization import observed
 from fewshot.models.parts import parts
 from fewshot.tasks import Stage, TaskBatch, TaskKind
 
@@ -96,6 +97,8 @@ class BaselinePlusPlus(EmbeddingBased):
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """The classifier's loss on all images of a batch of fixed classes, and its score."""
-        embeddings, seen = self.embed_all(params, task)
-        logits, labels = self.answer(params, params["directions"], embeddings), task.all_as_queries().query_y
-        return Outcome(self.kind.loss(logits, labels), self.kind.score(logits, labels), seen)
+        every = task.all_as_queries()
+        with observed(self) as seen:
+            logits = self.answer(params, params["directions"], self.call(params, "body", every.query_x))
+        loss, score = self.kind.loss(logits, every.query_y), self.kind.score(logits, every.query_y)
+        return Outcome(loss, score, self.statistics.table([seen]))

@@ -1,7 +1,7 @@
 """What learners have in common that embed a task's images once and compute a head from the embeddings."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,7 @@ class EmbeddingBased(Algorithm, ABC):
         model: of two parts; its own head is not used.
         kind: the task kind.
         running_momentum: how much of the running statistics a meta-batch replaces; None: there are none.
+        beside: what is meta-learned beside the body and is a network too, by name.
         task_chunk: tasks computed together; None: all.
     """
 
@@ -47,10 +48,13 @@ class EmbeddingBased(Algorithm, ABC):
         kind: TaskKind,
         *,
         running_momentum: float | None = None,
+        beside: Mapping[str, nn.Module] | None = None,
         task_chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.body, _ = parts(model, type(self).__name__)
+        for name, module in (beside or {}).items():
+            self.add_module(name, module)
         self.kind = kind
         self.task_chunk = task_chunk
         self.statistics = RunningStatistics(self, running_momentum)
@@ -67,33 +71,40 @@ class EmbeddingBased(Algorithm, ABC):
         """Embeddings: (M, …) -> (M, D)."""
         return self.body(x)
 
+    def call(self, params: Params, place: str, *inputs: Any) -> Any:
+        """One of the networks, with these parameters in place of its own."""
+        prefix = f"{place}."
+        own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+        return functional_call(self.get_submodule(place), own, inputs)
+
+    def training_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """What meta-training lowers: that of the task kind."""
+        return self.kind.loss(predictions, targets)
+
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Headed]:
         """The head of the support set, in every state that it goes through."""
         params = params | self.statistics.row(0)
-        embeddings = functional_call(self, params, (support_x,))
+        embeddings = self.call(params, "body", support_x)
         for head in self.heads(params, embeddings, support_y, stage):
             yield Headed(params, head)
 
     def predict(self, fitted: Headed, query_x: Tensor) -> Tensor:
         """(M, …) -> (M, N)."""
-        return self.answer(*fitted, functional_call(self, fitted.params, (query_x,)))
+        return self.answer(*fitted, self.call(fitted.params, "body", query_x))
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """The query loss of the head; with running statistics all images are embedded as one batch."""
-        if not len(self.statistics):
-            return super().meta_loss(params, task)
-        both, seen = self.embed_all(params, task)
-        support, query = both.split([len(task.support_x), len(task.query_x)])
-        *_, head = self.heads(params, support, task.support_y, "train")
-        predictions = self.answer(params, head, query)
-        loss, score = self.kind.loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
-        return Outcome(loss, score, seen)
-
-    def embed_all(self, params: Params, task: TaskBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Support, then query images as one batch (N*(K+Q), D), and the statistics of it that are kept."""
+        images = [task.support_x, task.query_x]
         with observed(self) as seen:
-            both = functional_call(self, params, (torch.cat([task.support_x, task.query_x]),))
-        return both, self.statistics.table([seen])
+            if len(self.statistics):
+                both = self.call(params, "body", torch.cat(images))
+                support, query = both.split([len(part) for part in images])
+            else:
+                support, query = (self.call(params, "body", part) for part in images)
+            *_, head = self.heads(params, support, task.support_y, "train")
+            predictions = self.answer(params, head, query)
+        loss, score = self.training_loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
+        return Outcome(loss, score, self.statistics.table([seen]))
 
     def absorb(self, observed: dict[str, Tensor]) -> None:
         """Moves the running statistics towards those of the meta-batch."""

@@ -26,25 +26,33 @@ class Conv4(BodyAndHead):
         hidden: channels of every block.
         norm: "batch" (statistics of the batch at hand, always: results are transductive), "group" (groups
             of 8 channels), "layer" (all channels of an image) or "none".
+        pooled: how many blocks halve the image, from the first on; after fewer than four the embedding is larger.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], n_out: int, *, hidden: int = 64, norm: str = "batch") -> None:
+    def __init__(
+        self, input_shape: tuple[int, ...], n_out: int, *, hidden: int = 64, norm: str = "batch", pooled: int = 4
+    ) -> None:
         if len(input_shape) != 3:
             raise UserError(f"model=conv4 takes images (C, H, W), not inputs of shape {tuple(input_shape)}: model=mlp")
-        side = input_shape[-1] // 16
+        if not 0 <= pooled <= 4:
+            raise UserError(f"model.pooled={pooled} must be 0 to 4: there are four blocks")
+        side = input_shape[-1] // 2**pooled
         if side < 1:
             raise UserError(
-                f"model=conv4 halves images four times: data.image_size={input_shape[-1]} must be at least 16"
+                f"model.pooled={pooled} halves images so often: data.image_size={input_shape[-1]} must be at least "
+                f"{2**pooled}"
             )
         widths = [input_shape[0], hidden, hidden, hidden, hidden]
-        blocks = (_block(i, o, norm) for i, o in itertools.pairwise(widths))
+        blocks = (block(i, o, norm, pool=number < pooled) for number, (i, o) in enumerate(itertools.pairwise(widths)))
         super().__init__(nn.Sequential(*blocks, nn.Flatten()), nn.Linear(hidden * side * side, n_out))
+        self.map_shape = (hidden, side, side)  # of the body's output, before it is flattened
 
 
-def _block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
+def block(in_channels: int, out_channels: int, norm: str, *, pool: bool = True) -> nn.Sequential:
+    """One block: (M, in_channels, H, W) -> (M, out_channels, H // 2, W // 2), or H and W without pooling."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
         normalization(norm, out_channels),
-        MaxPool2x2(),
+        MaxPool2x2() if pool else nn.Identity(),
         nn.ReLU(),
     )
