@@ -19,6 +19,7 @@ from fewshot.algorithms.cavia import CAVIA
 from fewshot.algorithms.imaml import IMAML
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.mamlpp import MAMLPlusPlus
+from fewshot.algorithms.mann import MANN
 from fewshot.algorithms.matchingnet import MatchingNet
 from fewshot.algorithms.metaoptnet import MetaOptNet
 from fewshot.algorithms.metasgd import MetaSGD
@@ -27,6 +28,7 @@ from fewshot.algorithms.protonet import ProtoNet
 from fewshot.algorithms.r2d2 import R2D2
 from fewshot.algorithms.relationnet import RelationNet
 from fewshot.algorithms.reptile import Reptile
+from fewshot.algorithms.snail import SNAIL
 from fewshot.algorithms.transfer import Transfer
 from fewshot.errors import UserError
 from fewshot.inner_loop import gradient_descent
@@ -99,6 +101,13 @@ ROWS = {
     "matchingnet": Row(lambda m: MatchingNet(m, KIND, scale=5.0), adapts=None),
     "matchingnet, in context": Row(lambda m: MatchingNet(m, KIND, scale=5.0, processing_steps=2), adapts=None),
     "relationnet": Row(lambda m: RelationNet(m, KIND, hidden=4, norm=norm_of(m)), adapts=None, pooled=2),
+    **{
+        f"mann, {memory}": Row(
+            lambda m, memory=memory: MANN(m, KIND, memory=memory, slots=6, width=5, read_heads=2, hidden=7), adapts=None
+        )
+        for memory in ("lrua", "ntm", "dnc")
+    },
+    "snail": Row(lambda m: SNAIL(m, KIND, k_shot=2, filters=3, keys=[4, 5, 6], values=[3, 4, 5]), adapts=None),
     "transfer": Row(lambda m: Transfer(m, KIND, eval_inner_steps=2, inner_lr=0.1)),
     "baselinepp": Row(lambda m: BaselinePlusPlus(m, KIND, eval_inner_steps=5, inner_lr=0.1, scale=5.0), adapts=None),
 }

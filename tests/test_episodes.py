@@ -190,6 +190,17 @@ def test_more_episodes_begin_with_the_fewer(compose_cfg: Compose) -> None:
     assert sum(len(batch.tasks.query_i) for batch in many.test_dataloader()) == 100
 
 
+def test_quarter_turns_are_classes_of_their_own_in_the_split_of_their_character(compose_cfg: Compose) -> None:
+    plain, turned = make_data(compose_cfg), make_data(compose_cfg, "data.quarter_turns=true")
+    for split, listed in plain.class_lists().items():
+        names = turned.class_lists()[split]["classes"]
+        assert [name.rsplit(" ", 1)[0] for name in names[::4]] == listed["classes"]
+        assert len(names) == 4 * len(listed["classes"])
+    character, image = plain.classes["val"][3], turned.image_set.of_class(turned.classes["val"][4 * 3 + 1])
+    assert torch.equal(image, torch.rot90(plain.image_set.of_class(character), 1, (-2, -1)))
+    assert turned.episodes_sha256("test") != plain.episodes_sha256("test")
+
+
 def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: Compose) -> None:
     with pytest.raises(UserError, match="data.n_way=25 but split 'val' has 20 classes"):
         make_data(compose_cfg, "data.n_way=25")

@@ -16,7 +16,7 @@ from fewshot.data.episodes import (
     evaluation_block,
     generator,
 )
-from fewshot.data.images import ImageSet
+from fewshot.data.images import ImageSet, quarter_turned
 from fewshot.data.splits import Split, class_lists, split_classes
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
@@ -41,6 +41,8 @@ class EpisodeData(TaskData):
         root: where the data lies, or is downloaded to.
         image_size: H = W in pixels.
         split: name of the rule that divides the classes (`fewshot.data.splits`).
+        quarter_turns: every class turned by 90°, 180° and 270° is three more classes, in all splits; those of one class
+            are in the same split, and may be in the same task (Snell et al. 2017).
         num_classes: use only the first so many training classes; None: all.
         fixed_labels: in training a class has one label in all tasks, its place among the training classes;
             False: its place in the task. For learners that train a classifier of fixed classes.
@@ -59,6 +61,7 @@ class EpisodeData(TaskData):
         *,
         image_size: int,
         split: str,
+        quarter_turns: bool = False,
         num_classes: int | None,
         fixed_labels: bool = False,
         n_way: int,
@@ -89,6 +92,7 @@ class EpisodeData(TaskData):
         self.root = root
         self.image_size = image_size
         self.split_name = split
+        self.quarter_turns = quarter_turns
         self.num_classes = num_classes
         self.fixed_labels = fixed_labels
         self.train_shape = TaskShape(train_n_way, train_k_shot, q_query)
@@ -104,6 +108,9 @@ class EpisodeData(TaskData):
             return
         image_set = self.source(self.root, self.image_size)
         classes = split_classes(image_set, self.split_name, self.seed)
+        if self.quarter_turns:
+            image_set = quarter_turned(image_set)
+            classes = {part: [4 * i + turn for i in listed for turn in range(4)] for part, listed in classes.items()}
         if self.num_classes is not None:
             available = len(classes["train"])
             if not 0 < self.num_classes <= available:
@@ -135,10 +142,9 @@ class EpisodeData(TaskData):
         return f"{self.eval_shape.n_way}-way {self.eval_shape.k_shot}-shot"
 
     def record(self) -> dict[str, Any]:
-        """Split, shape, and the sha256 of every split's list of classes."""
-        return {"split": self.split_name, **self.eval_shape._asdict()} | {
-            "classes_sha256": {split: listed["sha256"] for split, listed in self.class_lists().items()}
-        }
+        """Split, shape, and the sha256 of every split's list of classes (turned ones have names of their own)."""
+        known = {"split": self.split_name, "quarter_turns": self.quarter_turns, **self.eval_shape._asdict()}
+        return known | {"classes_sha256": {split: listed["sha256"] for split, listed in self.class_lists().items()}}
 
     def class_lists(self) -> dict[str, dict[str, object]]:
         """Names and sha256 of the classes of every split."""

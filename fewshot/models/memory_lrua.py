@@ -1,0 +1,65 @@
+"""Least-recently-used access: writes go where the last read was, or where nobody has looked for longest."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot.models.memory import Memory, above_one, content_weights
+
+
+class LRUAState(NamedTuple):
+    """The memory and how it was used."""
+
+    memory: Tensor  # (B, S, W)
+    read: Tensor  # (B, H, S), the latest weights
+    usage: Tensor  # (B, S)
+
+
+class LRUA(Memory):
+    """Least Recently Used Access.
+
+    A. Santoro, S. Bartunov, M. Botvinick, D. Wierstra, T. Lillicrap: Meta-Learning with Memory-Augmented Neural
+    Networks. ICML 2016. https://proceedings.mlr.press/v48/santoro16.html
+
+    Every head writes its key, before it reads by it: to the slot that it read at the step before, or to one of
+    the least used, which is wiped first; a gate decides. Usage fades by `decay` a step.
+
+    Differs from the paper in that attention by content has a strength of at least 1, as in the Neural Turing
+    Machine: cosines alone cannot tell slots apart.
+
+    Args:
+        slots, width, heads: as in `Memory`; heads write too.
+        decay: γ of the paper.
+    """
+
+    def __init__(self, slots: int, width: int, heads: int, *, decay: float = 0.95) -> None:
+        super().__init__(slots, width, heads)
+        self.decay = decay
+
+    @property
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """A key, its strength and the gate of every head."""
+        return {"key": (self.heads, self.width), "strength": (self.heads,), "gate": (self.heads,)}
+
+    def blank(self, like: Tensor) -> LRUAState:
+        """Almost zeros: a zero has no direction. The first slots are the first to be written."""
+        rows = len(like)
+        return LRUAState(
+            like.new_full((rows, self.slots, self.width), 1e-6),
+            like.new_zeros((rows, self.heads, self.slots)),
+            torch.linspace(0, 1e-3, self.slots, dtype=like.dtype, device=like.device).expand(rows, -1),
+        )
+
+    def forward(self, interface: Tensor, state: LRUAState) -> tuple[Tensor, LRUAState]:
+        """Wipe, write, read."""
+        said = self.parts(interface)
+        keys, gate = said["key"].tanh(), said["gate"].sigmoid()[..., None]
+        order = state.usage.argsort(dim=-1)[:, : self.heads]  # (B, H): each head has a slot of its own
+        unused = F.one_hot(order, self.slots).to(keys.dtype)  # (B, H, S)
+        write = gate * state.read + (1 - gate) * unused
+        memory = state.memory * (1 - unused.sum(1)[..., None]) + write.mT @ keys
+        read = content_weights(keys, above_one(said["strength"]), memory)
+        usage = self.decay * state.usage + read.sum(1) + write.sum(1)
+        return (read @ memory).flatten(1), LRUAState(memory, read, usage)
