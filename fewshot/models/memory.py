@@ -58,8 +58,15 @@ class Memory(nn.Module, ABC):
 
 
 def similarity(keys: Tensor, memory: Tensor) -> Tensor:
-    """Cosine of every key and every slot: (B, H, W), (B, S, W) -> (B, H, S)."""
-    return F.normalize(keys, dim=-1, eps=1e-6) @ F.normalize(memory, dim=-1, eps=1e-6).mT
+    """Cosine of every key and every slot: (B, H, W), (B, S, W) -> (B, H, S).
+
+    Rows of less than a thousandth in length count as blank, with cosines near 0: a trace has no direction.
+    """
+    return _directions(keys) @ _directions(memory).mT
+
+
+def _directions(rows: Tensor) -> Tensor:
+    return rows * (rows.square().sum(-1, keepdim=True) + 1e-6).rsqrt()
 
 
 def content_weights(keys: Tensor, strengths: Tensor, memory: Tensor) -> Tensor:

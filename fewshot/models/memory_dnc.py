@@ -28,7 +28,7 @@ class DNC(Memory):
     The head that writes goes by content or to free slots; those that read go by content, or to what was written before
     or after what they read last.
 
-    Differs from the paper in nothing that was intended; a blank memory is almost zero, since zero has no direction.
+    All of the paper's memory; its controller is `MemoryNetwork`'s, of one layer.
     """
 
     @property
@@ -48,10 +48,10 @@ class DNC(Memory):
         }
 
     def blank(self, like: Tensor) -> DNCState:
-        """Almost zeros, unused, unlinked."""
+        """Zeros, unused, unlinked."""
         flat = (len(like), self.slots)
         return DNCState(
-            memory=like.new_full((*flat, self.width), 1e-6),
+            memory=like.new_zeros((*flat, self.width)),
             usage=like.new_zeros(flat),
             precedence=like.new_zeros(flat),
             links=like.new_zeros((*flat, self.slots)),

@@ -44,10 +44,10 @@ class LRUA(Memory):
         return {"key": (self.heads, self.width), "strength": (self.heads,), "gate": (self.heads,)}
 
     def blank(self, like: Tensor) -> LRUAState:
-        """Almost zeros: a zero has no direction. The first slots are the first to be written."""
+        """Zeros; the first slots are the first to be written."""
         rows = len(like)
         return LRUAState(
-            like.new_full((rows, self.slots, self.width), 1e-6),
+            like.new_zeros((rows, self.slots, self.width)),
             like.new_zeros((rows, self.heads, self.slots)),
             torch.linspace(0, 1e-3, self.slots, dtype=like.dtype, device=like.device).expand(rows, -1),
         )

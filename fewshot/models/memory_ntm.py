@@ -23,8 +23,7 @@ class NTM(Memory):
     A head's place is interpolated between where its key points and where it stood, shifted by −1, 0 or 1 slots, and
     sharpened. One head writes (erases, then adds); all others read after it.
 
-    Differs from the paper in that a blank memory is the same almost-zero everywhere, and all heads stand at the first
-    slot.
+    The paper learns what a blank memory holds and where heads stand; here it is zero, and they at the first slot.
     """
 
     @property
@@ -42,12 +41,12 @@ class NTM(Memory):
         }
 
     def blank(self, like: Tensor) -> NTMState:
-        """Almost zeros, heads at the first slot."""
+        """Zeros, heads at the first slot."""
         rows = len(like)
         weights = like.new_zeros((rows, self.heads + 1, self.slots))
         weights[..., 0] = 1
         read = like.new_zeros((rows, self.heads, self.width))
-        return NTMState(like.new_full((rows, self.slots, self.width), 1e-6), weights, read)
+        return NTMState(like.new_zeros((rows, self.slots, self.width)), weights, read)
 
     def forward(self, interface: Tensor, state: NTMState) -> tuple[Tensor, NTMState]:
         """Address, write, read."""

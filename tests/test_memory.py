@@ -1,0 +1,186 @@
+"""External memories: addressing does what the papers say, rows and tasks know nothing of each other."""
+
+import pytest
+import torch
+from conftest import one_task, random_tasks
+from torch import Tensor
+
+from fewshot.algorithms.mann import MANN
+from fewshot.errors import UserError
+from fewshot.models.conv4 import Conv4
+from fewshot.models.memory import Memory
+from fewshot.models.memory_dnc import DNC, allocate
+from fewshot.models.memory_lrua import LRUA
+from fewshot.models.memory_network import MEMORIES, MemoryNetwork
+from fewshot.models.memory_ntm import NTM
+from fewshot.tasks import Classification
+
+ONE = torch.zeros(1, 1)  # what asks for one row
+KINDS = pytest.mark.parametrize("kind", MEMORIES)
+SURE = 50.0  # before a sigmoid or a softmax: yes
+
+
+def say(memory: Memory, **parts: Tensor | float) -> Tensor:
+    """What a controller would have to say: parts by name, zero where nothing is given."""
+    pieces = []
+    for name, shape in memory.sizes.items():
+        pieces.append(torch.as_tensor(parts.get(name, 0.0)).expand(shape).reshape(-1))
+    return torch.cat(pieces)[None]
+
+
+@KINDS
+def test_rows_know_nothing_of_each_other(kind: str) -> None:
+    torch.manual_seed(0)
+    network = MemoryNetwork(3, 2, memory=MEMORIES[kind](5, 4, 2), hidden=6)
+    inputs = torch.randn(4, 3, 3)  # steps, rows, numbers
+    together, alone = network.blank(inputs[0]), network.blank(inputs[0, 1:2])
+    for x in inputs:
+        both, together = network(x, together)
+        own, alone = network(x[1:2], alone)
+    torch.testing.assert_close(both[1:2], own)
+
+
+@KINDS
+def test_weights_are_shares_of_slots(kind: str) -> None:
+    torch.manual_seed(0)
+    memory = MEMORIES[kind](5, 4, 2)
+    state = memory.blank(torch.zeros(3, 1))
+    for _ in range(6):
+        _, state = memory(3 * torch.randn(3, memory.interface), state)
+        weights = state.weights if kind == "ntm" else state.read
+        assert (weights >= 0).all()
+        assert (weights.sum(-1) <= 1 + 1e-5).all()
+
+
+@KINDS
+def test_what_was_written_is_found_by_its_content(kind: str) -> None:
+    """Three vectors go in, and the key of the second brings it back."""
+    memory = MEMORIES[kind](6, 3, 1)
+    state, vectors = memory.blank(ONE), 0.9 * torch.eye(3)
+    keys = torch.atanh(vectors)
+    strong = {"strength": SURE, "read_strength": SURE, "write": SURE, "allocation": SURE, "gate": -SURE}
+    for step, key in enumerate(keys):
+        told = dict(strong, key=key, add=key if kind == "ntm" else vectors[step], erase=SURE, write_key=key)
+        if kind == "ntm":  # content leads nowhere yet: stay at slot one, then move on by one
+            told |= {"gate": -SURE, "shift": torch.tensor([0.0, 0.0, SURE]), "sharpness": SURE}
+        _, state = memory(say(memory, **told), state)
+    ask = {"read_key": keys[1], "key": keys[1], "modes": torch.tensor([0.0, SURE, 0.0]), "gate": SURE}
+    if kind == "lrua":
+        ask["gate"] = SURE  # write again where it was read last: what is asked for must be asked twice
+        _, state = memory(say(memory, key=keys[1], strength=SURE, gate=-SURE), state)
+    still = {"shift": torch.tensor([0.0, SURE, 0.0]), "sharpness": SURE, "erase": -SURE, "strength": SURE}
+    read, _ = memory(say(memory, **(ask | still | {"read_strength": SURE, "write": -SURE})), state)
+    assert torch.cosine_similarity(read, vectors[1:2]).item() > 0.99
+
+
+def test_lrua_writes_where_nobody_looked_for_longest() -> None:
+    memory = LRUA(3, 2, 1)
+    state = memory.blank(ONE)
+    for step in range(4):
+        key = torch.tensor([1.0, -1.0 + step])
+        before = state.usage.argmin().item()
+        _, state = memory(say(memory, key=key, gate=-SURE, strength=-SURE), state)
+        torch.testing.assert_close(state.memory[0, before], key.tanh())
+
+
+def test_lrua_can_write_again_where_it_has_just_read() -> None:
+    memory = LRUA(3, 2, 1)
+    _, state = memory(say(memory, key=torch.tensor([1.0, 1.0]), gate=-SURE, strength=SURE), memory.blank(ONE))
+    assert state.read[0, 0].argmax() == 0
+    _, state = memory(say(memory, key=torch.tensor([1.0, 1.0]), gate=SURE, strength=SURE), state)
+    torch.testing.assert_close(state.memory[0, 0], 2 * torch.tensor([1.0, 1.0]).tanh(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("shift", "place"), [(0, 4), (1, 0), (2, 1)])
+def test_ntm_moves_its_heads_around_the_ring(shift: int, place: int) -> None:
+    memory = NTM(5, 2, 1)
+    shifts = torch.zeros(3)
+    shifts[shift] = SURE
+    _, state = memory(say(memory, gate=-SURE, shift=shifts), memory.blank(ONE))
+    assert state.weights[0, 0].argmax() == place
+    assert state.weights[0, 0, place] > 0.999
+
+
+def test_ntm_sharpens_what_a_shift_has_spread() -> None:
+    memory = NTM(5, 2, 1)
+    shifts = torch.tensor([0.0, 1.0, 0.0])
+    blunt, sharp = (
+        memory(say(memory, gate=-SURE, shift=shifts, sharpness=value), memory.blank(ONE))[1].weights[0, 0, 0]
+        for value in (-SURE, 5.0)
+    )
+    assert blunt < 0.6 < 0.99 < sharp
+
+
+def test_dnc_allocates_the_least_used_slots_first() -> None:
+    found = allocate(torch.tensor([[0.9, 0.0, 0.5, 1.0]]))
+    assert found.argmax() == 1
+    torch.testing.assert_close(found, torch.tensor([[0.0, 1.0, 0.0, 0.0]]), atol=1e-4, rtol=0)
+    shared = allocate(torch.tensor([[0.5, 0.5, 1.0]]))
+    torch.testing.assert_close(shared, torch.tensor([[0.5, 0.25, 0.0]]), atol=1e-4, rtol=0)
+
+
+def test_dnc_reads_in_the_order_of_writing_and_back() -> None:
+    memory = DNC(6, 2, 1)
+    state = memory.blank(ONE)
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    for vector in vectors:
+        _, state = memory(say(memory, add=vector, erase=SURE, write=SURE, allocation=SURE, free=-SURE), state)
+    quiet = {"write": -SURE, "free": -SURE, "erase": -SURE}
+    first = {"read_key": vectors[0], "read_strength": SURE, "modes": torch.tensor([0.0, SURE, 0.0])}
+    read, state = memory(say(memory, **quiet, **first), state)
+    torch.testing.assert_close(read, vectors[:1], atol=1e-2, rtol=0)
+    for direction, expected in ((2, 1), (2, 2), (0, 1), (0, 0)):
+        modes = torch.zeros(3)
+        modes[direction] = SURE
+        read, state = memory(say(memory, modes=modes, **quiet), state)
+        torch.testing.assert_close(read, vectors[expected : expected + 1], atol=1e-2, rtol=0)
+
+
+def test_dnc_frees_what_it_has_read_and_needs_no_more() -> None:
+    memory = DNC(4, 2, 1)
+    vector = torch.tensor([1.0, 1.0])
+    _, state = memory(say(memory, add=vector, write=SURE, allocation=SURE, free=-SURE), memory.blank(ONE))
+    found = {"read_key": vector, "read_strength": SURE, "modes": torch.tensor([0.0, SURE, 0.0]), "write": -SURE}
+    _, state = memory(say(memory, free=-SURE, **found), state)
+    assert state.usage[0, 0] > 0.99
+    _, state = memory(say(memory, free=SURE, **found), state)
+    assert state.usage[0, 0] < 0.01
+
+
+def mann(kind: str) -> MANN:
+    torch.manual_seed(0)
+    model = Conv4((1, 16, 16), 3, hidden=8, norm="group")
+    return MANN(model, Classification(3), memory=kind, slots=6, width=5, read_heads=2, hidden=7).double()
+
+
+@KINDS
+def test_nothing_is_remembered_from_task_to_task(kind: str) -> None:
+    algorithm, batch = mann(kind), random_tasks(2)
+    params = dict(algorithm.named_parameters())
+    first, second = one_task(batch, 0), one_task(batch, 1)
+    (fresh,) = algorithm.fit(params, second.support_x, second.support_y)
+    expected = algorithm.predict(fresh, second.query_x)
+    (other,) = algorithm.fit(params, first.support_x, first.support_y)
+    algorithm.predict(other, first.query_x)
+    (again,) = algorithm.fit(params, second.support_x, second.support_y)
+    assert torch.equal(algorithm.predict(again, second.query_x), expected)
+
+
+@KINDS
+def test_labels_are_what_it_remembers(kind: str) -> None:
+    """Other labels on the same images: other answers."""
+    algorithm, task = mann(kind), one_task(random_tasks())
+    params = dict(algorithm.named_parameters())
+    (one,) = algorithm.fit(params, task.support_x, task.support_y)
+    (other,) = algorithm.fit(params, task.support_x, (task.support_y + 1) % 3)
+    assert not torch.allclose(algorithm.predict(one, task.query_x), algorithm.predict(other, task.query_x))
+
+
+def test_refusals() -> None:
+    model = Conv4((1, 28, 28), 5)
+    with pytest.raises(UserError, match="algo.memory=tape is not one of lrua, ntm, dnc"):
+        MANN(model, Classification(5), memory="tape", slots=1, width=1, read_heads=1, hidden=1)
+    with pytest.raises(UserError, match="slots=0, width=4 and heads=1 must be at least 1"):
+        NTM(0, 4, 1)
+    with pytest.raises(UserError, match="algo.hidden=0 must be at least 1"):
+        MANN(model, Classification(5), memory="ntm", slots=1, width=1, read_heads=1, hidden=0)
