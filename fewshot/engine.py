@@ -78,6 +78,21 @@ def predict(algorithm: Algorithm, batch: TaskBatch, *, every_state: bool = False
     return joined if every_state else joined[0]
 
 
+@torch.no_grad()
+def distributions(algorithm: Algorithm, batch: TaskBatch) -> Tensor | None:
+    """What the learner says of its certainty, for the queries of T tasks, fitted as in a test.
+
+    Returns:
+        (T, N*Q, …), or None where it says nothing.
+    """
+    found = []
+    for chunk in _chunks(batch, algorithm.task_chunk):
+        fitted = _fit(algorithm, chunk, "test")[-1]
+        for task, x in enumerate(chunk.query_x):
+            found.append(algorithm.distribution(_row(fitted, task), x))
+    return None if found[0] is None else torch.stack(found)  # type: ignore[arg-type]
+
+
 def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage) -> list[Fitted]:
     """All fitted states, each a tree of tensors with T in front."""
     params: Params = dict(algorithm.named_parameters())

@@ -29,15 +29,23 @@ def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm:
     if isinstance(data.kind, Regression):
         one = TaskBatch(*(tensor[:1] for tensor in batch))
         curves = [states[0] for states in engine.predict(algorithm, one, every_state=True)]
-        _save(draw_fit(one, curves), folder / "fit.png")
+        told = engine.distributions(algorithm, one)
+        deviation = None if told is None else data.kind.deviation(told[0])
+        _save(draw_fit(one, curves, deviation), folder / "fit.png")
     else:
         _save(draw_episode(batch), folder / "episode.png")
+    if "calibration" in record:
+        _save(draw_calibration(**record["calibration"]), folder / "calibration.png")
     if record["inner_steps"] > 0:
         _save(draw_inner_steps(record, data), folder / "inner_steps.png")
 
 
-def draw_fit(batch: TaskBatch, curves: Sequence[Tensor]) -> Figure:
-    """The first task's wave, its support points, and what is predicted before and after each gradient step."""
+def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | None = None) -> Figure:
+    """The first task's wave, its support points, and what is predicted before and after each gradient step.
+
+    Args:
+        deviation: standard deviations of the last prediction, drawn as a band of two to either side.
+    """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
     x = batch.query_x[0, :, 0]
@@ -45,14 +53,35 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor]) -> Figure:
     shown = [step for step in (0, 1, 2, 3, 5, 10, len(curves) - 1) if step < len(curves)]
     for step in sorted(set(shown)):
         name = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+        name = name if len(curves) > 1 else "prediction"
         shade = 0.35 + 0.6 * step / max(1, len(curves) - 1)
-        style = dict(color="#999999", linestyle=":") if step == 0 else dict(color=colormaps["Blues"](shade))
+        before = step == 0 and len(curves) > 1
+        style = dict(color="#999999", linestyle=":") if before else dict(color=colormaps["Blues"](shade))
         axis.plot(x, curves[step][:, 0], label=name, **style)
+    if deviation is not None:
+        middle, width = curves[-1][:, 0], 2 * deviation[:, 0]
+        axis.fill_between(
+            x, middle - width, middle + width, color=_BLUE, alpha=0.18, linewidth=0, label="± 2 deviations"
+        )
     axis.plot(
         batch.support_x[0, :, 0], batch.support_y[0, :, 0], "^", color=_COLORS[2], label="support points", zorder=5
     )
     axis.set(xlabel="x", ylabel="y")
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_calibration(expected: Sequence[float], observed: Sequence[float]) -> Figure:
+    """The share of targets that lie inside a prediction's interval, against the probability that it claims."""
+    figure = Figure(figsize=(4.2, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
+    axis.annotate("calibrated", (0.98, 0.98), fontsize=8, color="#777777", ha="right", va="bottom", rotation=45)
+    axis.plot([0, *expected, 1], [0, *observed, 1], "o-", color=_BLUE, markersize=4)
+    axis.set(xlabel="probability of the interval", ylabel="targets inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_formatter(PercentFormatter(1))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 

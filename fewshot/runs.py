@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from fewshot import checkpoints, figures
 from fewshot.answers import answer
 from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, settle
+from fewshot.calibration import calibration
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
@@ -159,6 +160,7 @@ def _test(
         "seconds": time.perf_counter() - started,
         "train_seconds": train_seconds,
     }
+    found |= calibration(algorithm, data)
     figures.write_plots(folder / "plots", found, data, algorithm)
     write_json(folder / "results.json", found)
     print(summary(data.task_name, found))

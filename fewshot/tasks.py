@@ -5,6 +5,7 @@ Letters used in shapes everywhere: T tasks, N ways (`n_way`), K shots (`k_shot`)
 learn from, Q to predict.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
@@ -62,6 +63,30 @@ class TaskKind(ABC):
     def encode(self, targets: Tensor, stage: Stage) -> Tensor:
         """The targets as numbers that a linear map can be fitted to: (M, …) -> (M, outputs)."""
 
+    @abstractmethod
+    def groups(self, targets: Tensor, stage: Stage) -> Tensor:
+        """Which points of a support set are summed up together: (M, …) -> one-hot (M, groups)."""
+
+    @abstractmethod
+    def group_count(self, stage: Stage) -> int:
+        """How many such groups there are."""
+
+    @abstractmethod
+    def distribution_size(self, stage: Stage) -> int:
+        """Numbers that say how likely every answer to a query is."""
+
+    @abstractmethod
+    def negative_log_likelihood(self, distribution: Tensor, targets: Tensor) -> Tensor:
+        """Mean over queries (nats), a scalar: (M, distribution_size), (M, …) -> ()."""
+
+    @abstractmethod
+    def expectation(self, distribution: Tensor) -> Tensor:
+        """The predictions that go with it, as `loss` and `score` take them."""
+
+    @abstractmethod
+    def deviation(self, distribution: Tensor) -> Tensor | None:
+        """The standard deviations of the predictions (M, outputs); None where there are classes."""
+
 
 class Classification(TaskKind):
     """N-way classification: cross-entropy (nats) and accuracy (a fraction)."""
@@ -84,6 +109,30 @@ class Classification(TaskKind):
         classes = torch.arange(self.outputs(stage), device=targets.device)
         return (targets[:, None] == classes).to(torch.get_default_dtype())
 
+    def groups(self, targets: Tensor, stage: Stage) -> Tensor:
+        """The classes."""
+        return self.encode(targets, stage)
+
+    def group_count(self, stage: Stage) -> int:
+        """N."""
+        return self.outputs(stage)
+
+    def distribution_size(self, stage: Stage) -> int:
+        """A logit for every class."""
+        return self.outputs(stage)
+
+    def negative_log_likelihood(self, distribution: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy."""
+        return self.loss(distribution, targets)
+
+    def expectation(self, distribution: Tensor) -> Tensor:
+        """The logits."""
+        return distribution
+
+    def deviation(self, distribution: Tensor) -> None:
+        """None."""
+        return None
+
 
 class Regression(TaskKind):
     """Regression: the mean squared error, in the square of the targets' unit, as loss and as score."""
@@ -104,3 +153,29 @@ class Regression(TaskKind):
     def encode(self, targets: Tensor, stage: Stage) -> Tensor:
         """As they are: (M, outputs)."""
         return targets
+
+    def groups(self, targets: Tensor, stage: Stage) -> Tensor:
+        """All points are one group."""
+        return torch.ones_like(targets[:, :1])
+
+    def group_count(self, stage: Stage) -> int:
+        """One."""
+        return 1
+
+    def distribution_size(self, stage: Stage) -> int:
+        """Mean and spread of a normal distribution for every output."""
+        return 2 * self.outputs(stage)
+
+    def negative_log_likelihood(self, distribution: Tensor, targets: Tensor) -> Tensor:
+        """Of normal distributions; of several outputs the sum."""
+        deviation = self.deviation(distribution)
+        away = (targets - self.expectation(distribution)) / deviation
+        return (0.5 * away.square() + deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1).mean()
+
+    def expectation(self, distribution: Tensor) -> Tensor:
+        """The means."""
+        return distribution.chunk(2, dim=-1)[0]
+
+    def deviation(self, distribution: Tensor) -> Tensor:
+        """At least 0.1, so that no point can be certain (Garnelo et al. 2018, authors' code)."""
+        return 0.1 + 0.9 * F.softplus(distribution.chunk(2, dim=-1)[1])

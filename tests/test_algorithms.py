@@ -16,6 +16,7 @@ from fewshot.algorithms.base import Algorithm
 from fewshot.algorithms.baselinepp import BaselinePlusPlus
 from fewshot.algorithms.boil import BOIL
 from fewshot.algorithms.cavia import CAVIA
+from fewshot.algorithms.cnp import CNP
 from fewshot.algorithms.imaml import IMAML
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.mamlpp import MAMLPlusPlus
@@ -108,6 +109,7 @@ ROWS = {
         for memory in ("lrua", "ntm", "dnc")
     },
     "snail": Row(lambda m: SNAIL(m, KIND, k_shot=2, filters=3, keys=[4, 5, 6], values=[3, 4, 5]), adapts=None),
+    "cnp": Row(lambda m: CNP(m, KIND, code=4, encoder=[5], decoder=[6]), adapts=None),
     "transfer": Row(lambda m: Transfer(m, KIND, eval_inner_steps=2, inner_lr=0.1)),
     "baselinepp": Row(lambda m: BaselinePlusPlus(m, KIND, eval_inner_steps=5, inner_lr=0.1, scale=5.0), adapts=None),
 }

@@ -54,6 +54,10 @@ class Algorithm(nn.Module, ABC):
     def predict(self, fitted: Fitted, query_x: Tensor) -> Tensor:
         """Answers one task's queries (N*Q, C, H, W) with one fitted state: logits (N*Q, N)."""
 
+    def distribution(self, fitted: Fitted, query_x: Tensor) -> Tensor | None:
+        """How likely each answer to a query is, as the task kind reads it; None: the learner says nothing of that."""
+        return None
+
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """What meta-training lowers, for one task: its query loss after fitting."""
         *_, fitted = self.fit(params, task.support_x, task.support_y, stage="train")

@@ -65,7 +65,7 @@ class EmbeddingBased(Algorithm, ABC):
 
     @abstractmethod
     def answer(self, params: Params, head: Any, embeddings: Tensor) -> Tensor:
-        """The predictions of a head: embeddings (M, D) -> (M, N)."""
+        """What a head answers: embeddings (M, D) -> (M, N)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Embeddings: (M, …) -> (M, D)."""
@@ -77,9 +77,13 @@ class EmbeddingBased(Algorithm, ABC):
         own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
         return functional_call(self.get_submodule(place), own, inputs)
 
-    def training_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """What meta-training lowers: that of the task kind."""
-        return self.kind.loss(predictions, targets)
+    def predictions(self, answers: Tensor) -> Tensor:
+        """What is predicted where this is answered: the same."""
+        return answers
+
+    def training_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """What meta-training lowers: the task kind's loss."""
+        return self.kind.loss(answers, targets)
 
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Headed]:
         """The head of the support set, in every state that it goes through."""
@@ -90,7 +94,7 @@ class EmbeddingBased(Algorithm, ABC):
 
     def predict(self, fitted: Headed, query_x: Tensor) -> Tensor:
         """(M, …) -> (M, N)."""
-        return self.answer(*fitted, self.call(fitted.params, "body", query_x))
+        return self.predictions(self.answer(*fitted, self.call(fitted.params, "body", query_x)))
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """The query loss of the head; with running statistics all images are embedded as one batch."""
@@ -102,8 +106,9 @@ class EmbeddingBased(Algorithm, ABC):
             else:
                 support, query = (self.call(params, "body", part) for part in images)
             *_, head = self.heads(params, support, task.support_y, "train")
-            predictions = self.answer(params, head, query)
-        loss, score = self.training_loss(predictions, task.query_y), self.kind.score(predictions, task.query_y)
+            answers = self.answer(params, head, query)
+        loss = self.training_loss(answers, task.query_y)
+        score = self.kind.score(self.predictions(answers), task.query_y)
         return Outcome(loss, score, self.statistics.table([seen]))
 
     def absorb(self, observed: dict[str, Tensor]) -> None:

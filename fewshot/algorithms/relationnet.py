@@ -76,6 +76,6 @@ class RelationNet(EmbeddingBased):
         both = torch.cat([part.reshape(-1, *self.map_shape) for part in (classes, queries)], dim=1)
         return self.call(params, "relation", both).view(pairs)
 
-    def training_loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
+    def training_loss(self, answers: Tensor, targets: Tensor) -> Tensor:
         """The mean squared error of the relations, as in the paper."""
-        return F.mse_loss(predictions.sigmoid(), self.kind.encode(targets, "train").to(predictions.dtype))
+        return F.mse_loss(answers.sigmoid(), self.kind.encode(targets, "train").to(answers.dtype))

@@ -1,0 +1,55 @@
+"""Copy and associative recall: sequences that only a memory can answer.
+
+A. Graves, G. Wayne, I. Danihelka: Neural Turing Machines. 2014, §4.1 and §4.3. https://arxiv.org/abs/1410.5401
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewshot.errors import UserError
+
+
+class Sequences(NamedTuple):
+    """B sequences of the same length, time in front; nothing is shown while the answer is due."""
+
+    shown: Tensor  # (time, B, inputs) of 0 and 1
+    answers: Tensor  # (due, B, bits) of 0 and 1, for the last `due` steps
+
+
+def copy(generator: torch.Generator, batch: int, *, bits: int, length: int) -> Sequences:
+    """`length` random vectors, an end mark on a channel of its own, then the same vectors are due."""
+    vectors = _bits(generator, length, batch, bits)
+    shown = torch.zeros(2 * length + 1, batch, bits + 1)
+    shown[:length, :, :bits] = vectors
+    shown[length, :, bits] = 1
+    return Sequences(shown, vectors)
+
+
+def associative_recall(
+    generator: torch.Generator, batch: int, *, bits: int, items: int, item_length: int = 3
+) -> Sequences:
+    """Items of a few vectors each, a mark before each; then one of them between query marks; the next one is due.
+
+    Raises:
+        UserError: fewer than two items, of which one could follow the other.
+    """
+    if items < 2:
+        raise UserError(f"items={items} must be at least 2: one is asked for by the one before it")
+    shown = torch.zeros(items * (item_length + 1) + 2 * (item_length + 1), batch, bits + 2)
+    vectors = _bits(generator, items * item_length, batch, bits).unflatten(0, (items, item_length))
+    for number, item in enumerate(vectors):
+        start = number * (item_length + 1)
+        shown[start, :, bits] = 1
+        shown[start + 1 : start + 1 + item_length, :, :bits] = item
+    asked = torch.randint(items - 1, (batch,), generator=generator)
+    rows, start = torch.arange(batch), items * (item_length + 1)
+    shown[start, :, bits + 1] = 1
+    shown[start + 1 : start + 1 + item_length, :, :bits] = vectors[asked, :, rows].transpose(0, 1)
+    shown[start + 1 + item_length, :, bits + 1] = 1
+    return Sequences(shown, vectors[asked + 1, :, rows].transpose(0, 1))
+
+
+def _bits(generator: torch.Generator, length: int, batch: int, bits: int) -> Tensor:
+    return torch.randint(2, (length, batch, bits), generator=generator).float()
