@@ -21,6 +21,7 @@ from fewshot.data.datamodule import EpisodeData
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.evaluation import circumstances, interval, state_curve, summary, write_json
+from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
 from fewshot.tasks import Classification
 
@@ -160,7 +161,7 @@ def _test(
         "seconds": time.perf_counter() - started,
         "train_seconds": train_seconds,
     }
-    found |= calibration(algorithm, data)
+    found |= calibration(algorithm, data) | order_effect(algorithm, data)
     figures.write_plots(folder / "plots", found, data, algorithm)
     write_json(folder / "results.json", found)
     print(summary(data.task_name, found))

@@ -208,6 +208,16 @@ def test_it_is_inductive_or_transductive_as_it_says(name: str, norm: str) -> Non
     assert norm == "batch" or unmoved
 
 
+@ALL
+def test_the_order_of_the_support_set_matters_only_where_it_says_so(name: str) -> None:
+    algorithm, task = learner(name, "group"), one_task(random_tasks())
+    params, order = dict(algorithm.named_parameters()), torch.tensor([3, 5, 0, 2, 4, 1])
+    *_, drawn = algorithm.fit(params, task.support_x, task.support_y)
+    *_, mixed = algorithm.fit(params, task.support_x[order], task.support_y[order])
+    answers = [algorithm.predict(fitted, task.query_x) for fitted in (drawn, mixed)]
+    assert torch.allclose(*answers, rtol=1e-6, atol=1e-8) == (not algorithm.ordered)
+
+
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.exact])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_the_meta_gradient_is_the_finite_difference(name: str, norm: str) -> None:

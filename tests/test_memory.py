@@ -1,11 +1,16 @@
 """External memories: addressing does what the papers say, rows and tasks know nothing of each other."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import one_task, random_tasks
+from conftest import Compose, one_task, random_tasks
 from torch import Tensor
 
 from fewshot.algorithms.mann import MANN
+from fewshot.algorithms.zero import Zero
+from fewshot.build import build_learner
 from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
 from fewshot.models.memory import Memory
@@ -13,6 +18,8 @@ from fewshot.models.memory_dnc import DNC, allocate
 from fewshot.models.memory_lrua import LRUA
 from fewshot.models.memory_network import MEMORIES, MemoryNetwork
 from fewshot.models.memory_ntm import NTM
+from fewshot.order_effect import order_effect
+from fewshot.runs import train
 from fewshot.tasks import Classification
 
 ONE = torch.zeros(1, 1)  # what asks for one row
@@ -174,6 +181,41 @@ def test_labels_are_what_it_remembers(kind: str) -> None:
     (one,) = algorithm.fit(params, task.support_x, task.support_y)
     (other,) = algorithm.fit(params, task.support_x, (task.support_y + 1) % 3)
     assert not torch.allclose(algorithm.predict(one, task.query_x), algorithm.predict(other, task.query_x))
+
+
+def test_the_effect_of_the_order_is_reported(compose_cfg: Compose, tmp_path: Path) -> None:
+    train(compose_cfg("algo=mann", "trainer.max_steps=3", "episodes=40", folder=tmp_path))
+    found = json.loads((tmp_path / "results.json").read_text())["order_effect"]
+    assert found["episodes"] == 40
+    assert abs(found["as_drawn"] - found["reversed"]) <= found["changed"] + 1e-6 <= 1
+
+
+class First(Zero):
+    """Answers every query with the label that was shown first."""
+
+    ordered = True
+
+    def fit(self, params, support_x, support_y, *, stage="test"):
+        yield self.kind.encode(support_y[:1], stage)
+
+    def predict(self, fitted, query_x):
+        return fitted.expand(len(query_x), -1)
+
+
+def test_the_effect_of_the_order_is_that_of_turning_it_around(compose_cfg: Compose) -> None:
+    data, _ = build_learner(compose_cfg("episodes=20", "data.k_shot=2"))
+    algorithm = First(torch.nn.Identity(), data.kind)
+    batch = data.task_batch("test", 0)
+    found = order_effect(algorithm, data)["order_effect"]
+    changed = (batch.support_y[:, 0] != batch.support_y[:, -1]).double().mean().item()
+    assert found == {
+        "as_drawn": pytest.approx(0.2),
+        "reversed": pytest.approx(0.2),
+        "changed": pytest.approx(changed),
+        "episodes": 20,
+    }
+    algorithm.ordered = False
+    assert order_effect(algorithm, data) == {}
 
 
 def test_refusals() -> None:

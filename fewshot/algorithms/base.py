@@ -36,6 +36,7 @@ class Algorithm(nn.Module, ABC):
     fixed_labels: bool = False  # True: trains a classifier of fixed classes, with the same labels in every task
     needs_classes: bool = False  # True: for classification only
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
+    ordered: bool = False  # True: reads the support set one after the other; its order matters
     outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 
     def steps(self, stage: Stage) -> int:

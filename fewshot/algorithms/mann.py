@@ -36,6 +36,7 @@ class MANN(EmbeddingBased):
 
     needs_classes = True
     any_way = False
+    ordered = True
     network: MemoryNetwork
 
     def __init__(

@@ -62,6 +62,7 @@ class MatchingNet(EmbeddingBased):
         if processing_steps < 0:
             raise UserError(f"algo.processing_steps={processing_steps} must be at least 0")
         self.processing_steps = processing_steps
+        self.ordered = processing_steps > 0
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
     def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterator[Memory]:

@@ -35,6 +35,7 @@ class SNAIL(EmbeddingBased):
 
     needs_classes = True
     any_way = False
+    ordered = True
 
     def __init__(
         self,
