@@ -21,7 +21,7 @@ from fewshot.data.sequence_tasks import Sequences, associative_recall, copy
 from fewshot.engine import keep_freed_memory
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
-from fewshot.models.memory_network import MEMORIES, MemoryNetwork
+from fewshot.memory.network import MEMORIES, MemoryNetwork
 
 
 @hydra.main(config_path="../conf", config_name="remember", version_base="1.3")

@@ -12,12 +12,12 @@ from fewshot.algorithms.mann import MANN
 from fewshot.algorithms.zero import Zero
 from fewshot.build import build_learner
 from fewshot.errors import UserError
+from fewshot.memory.base import Memory
+from fewshot.memory.dnc import DNC, allocate
+from fewshot.memory.lrua import LRUA
+from fewshot.memory.network import MEMORIES, MemoryNetwork
+from fewshot.memory.ntm import NTM
 from fewshot.models.conv4 import Conv4
-from fewshot.models.memory import Memory
-from fewshot.models.memory_dnc import DNC, allocate
-from fewshot.models.memory_lrua import LRUA
-from fewshot.models.memory_network import MEMORIES, MemoryNetwork
-from fewshot.models.memory_ntm import NTM
 from fewshot.order_effect import order_effect
 from fewshot.runs import train
 from fewshot.tasks import Classification

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
-from fewshot.models.memory_network import MEMORIES, MemoryNetwork, NetworkState
+from fewshot.memory.network import MEMORIES, MemoryNetwork, NetworkState
 from fewshot.models.parts import parts
 from fewshot.tasks import Stage, TaskKind
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot.models.memory import Memory, above_one, content_weights
+from fewshot.memory.base import Memory, above_one, content_weights
 
 
 class LRUAState(NamedTuple):

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewshot.models.memory import Memory, State
-from fewshot.models.memory_dnc import DNC
-from fewshot.models.memory_lrua import LRUA
-from fewshot.models.memory_ntm import NTM
+from fewshot.memory.base import Memory, State
+from fewshot.memory.dnc import DNC
+from fewshot.memory.lrua import LRUA
+from fewshot.memory.ntm import NTM
 from fewshot.models.recurrent import LSTMCell
 
 MEMORIES: dict[str, type[Memory]] = {"lrua": LRUA, "ntm": NTM, "dnc": DNC}

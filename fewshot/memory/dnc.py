@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.models.memory import Memory, above_one, content_weights
+from fewshot.memory.base import Memory, above_one, content_weights
 
 
 class DNCState(NamedTuple):

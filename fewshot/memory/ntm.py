@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fewshot.models.memory import Memory, above_one, content_weights
+from fewshot.memory.base import Memory, above_one, content_weights
 
 
 class NTMState(NamedTuple):

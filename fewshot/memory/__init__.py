@@ -1,0 +1,1 @@
+"""External memories and the network that uses one."""
