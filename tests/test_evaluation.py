@@ -79,4 +79,3 @@ def test_nearest_takes_the_label_of_the_nearest_image() -> None:
     (fitted,) = nearest.fit({}, batch.support_x[0], batch.support_y[0])
     assert torch.equal(nearest.predict(fitted, 0.5 * batch.support_x[0]).argmax(-1), batch.support_y[0])
     assert nearest.predict(fitted, batch.query_x[0]).shape == (6, 3)
-    assert not list(nearest.parameters())

@@ -284,6 +284,17 @@ def test_a_sweep_keeps_its_jobs_apart(tmp_path: Path) -> None:
     assert len({f["mean"] for f in found}) > 1
 
 
+def test_a_random_network_is_a_floor_too(compose_cfg: Compose) -> None:
+    found = [
+        evaluate(compose_cfg("algo=nearest", "algo.space=network", f"seed={s}", "model.norm=group", config="evaluate"))
+        for s in (0, 0, 1)
+    ]
+    assert found[0]["mean"] == found[1]["mean"] != found[2]["mean"]
+    assert 0.25 < found[0]["mean"] < 0.8
+    with pytest.raises(UserError, match="algo.space=ink is not one of pixels, network"):
+        evaluate(compose_cfg("algo=nearest", "algo.space=ink", config="evaluate"))
+
+
 def test_nearest_needs_no_checkpoint(compose_cfg: Compose) -> None:
     found = evaluate(compose_cfg("algo=nearest", config="evaluate"))
     assert found["normalization"] == "inductive"

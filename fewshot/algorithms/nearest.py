@@ -1,44 +1,59 @@
-"""The floor that every table should have: the label of the nearest support image, pixel by pixel."""
+"""The floor that every table should have: the label of the nearest support image, without any training."""
 
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fewshot.algorithms.base import Algorithm
+from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
+from fewshot.models.parts import parts
 from fewshot.tasks import Stage, TaskKind
 
 
 class Nearest(Algorithm):
-    """Nearest neighbour by the cosine of raw pixels; nothing is trained.
+    """Nearest neighbour by cosine, of raw pixels or of what a random network makes of them; nothing is trained.
 
     The "Pixels, cosine" row of O. Vinyals et al.: Matching Networks for One Shot Learning, NIPS 2016,
-    https://arxiv.org/abs/1606.04080 (41.7 % on Omniglot 5-way 1-shot).
+    https://arxiv.org/abs/1606.04080 (41.7 % on Omniglot 5-way 1-shot). The random network says how much of a result
+    is the architecture's.
 
     Args:
-        model: unused, so that the command line of every algorithm is the same.
+        model: its body, as it starts, is the random network; unused with pixels.
         kind: the task kind, which gives the score.
+        space: "pixels" or "network".
         task_chunk: tasks answered together; None: all.
     """
 
     needs_classes = True
     any_way = True
 
-    def __init__(self, model: nn.Module, kind: TaskKind, *, task_chunk: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, kind: TaskKind, *, space: str = "pixels", task_chunk: int | None = None
+    ) -> None:
         super().__init__()
+        if space not in ("pixels", "network"):
+            raise UserError(f"algo.space={space} is not one of pixels, network")
+        body = parts(model, type(self).__name__)[0] if space == "network" else nn.Identity()
+        self.body = body.requires_grad_(False)
         self.kind = kind
         self.task_chunk = task_chunk
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Directions: (M, …) -> (M, D), of length 1."""
+        return F.normalize(self.body(x).flatten(1), dim=-1)
+
     def fit(
         self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test"
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Remembers the support set: directions of its images (N*K, C*H*W), and whose each is (N*K, N)."""
-        yield F.normalize(support_x.flatten(1), dim=-1), self.kind.encode(support_y, stage)
+    ) -> Iterator[tuple[Params, Tensor, Tensor]]:
+        """Remembers the support set: directions of its images (N*K, D), and whose each is (N*K, N)."""
+        yield params, functional_call(self, params, (support_x,)), self.kind.encode(support_y, stage)
 
-    def predict(self, fitted: tuple[Tensor, Tensor], query_x: Tensor) -> Tensor:
+    def predict(self, fitted: tuple[Params, Tensor, Tensor], query_x: Tensor) -> Tensor:
         """For every query and class, the largest cosine to a support image of that class: (M, N)."""
-        directions, classes = fitted
-        cosine = F.normalize(query_x.flatten(1), dim=-1) @ directions.T  # (M, N*K)
+        params, directions, classes = fitted
+        cosine = functional_call(self, params, (query_x,)) @ directions.T  # (M, N*K)
         return cosine[:, None, :].masked_fill(classes.mT == 0, -torch.inf).amax(-1)
