@@ -43,9 +43,9 @@ def run(tmp_path, *overrides: str) -> float:
     return remember(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
 
 
-@pytest.mark.parametrize("memory", ["ntm", "dnc"])
+@pytest.mark.parametrize("memory", ["lrua", "ntm", "dnc"])
 def test_a_memory_learns_to_copy(tmp_path, memory: str) -> None:
-    sizes = ("bits=3", "longest=3", "slots=8", "width=6", "hidden=32", "batch=64", "lr=0.01", "steps=400")
+    sizes = ("bits=3", "longest=2", "slots=8", "width=6", "hidden=32", "batch=16", "lr=0.01", "steps=500")
     assert run(tmp_path, f"memory={memory}", *sizes) < 0.1
     assert (tmp_path / "results.json").is_file()
 
