@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 class Augmentation(ABC):
     """Draws one affine map per image."""
 
+    turns_classes: bool = False  # True: makes classes of their own of what a class looks like when turned
+
     @abstractmethod
     def draw(self, rng: np.random.Generator, labels: NDArray[np.int64]) -> Floats | None:
         """The maps for images with these labels, support then queries: (T, M) -> (T, M, 2, 3), or None.
@@ -65,6 +67,8 @@ class RotateClasses(Augmentation):
     As in MAML's Omniglot experiments, a task never holds two turns of one character, which for symmetric
     characters could not be told apart.
     """
+
+    turns_classes = True
 
     def draw(self, rng: np.random.Generator, labels: NDArray[np.int64]) -> Floats:
         """One quarter-turn per task and class."""
@@ -124,6 +128,7 @@ class InTurn(Augmentation):
     def __init__(self, *, first: Augmentation, second: Augmentation) -> None:
         self.first = first
         self.second = second
+        self.turns_classes = first.turns_classes or second.turns_classes
 
     def draw(self, rng: np.random.Generator, labels: NDArray[np.int64]) -> Floats | None:
         """A place in the last image leads to one in the image between, and that to one in the first."""

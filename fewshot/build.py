@@ -40,7 +40,6 @@ def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     learner = learner_for(cfg, data.input_shape, data.kind)
     _refuse_other_labels(learner.algorithm, data)
-    _refuse_other_ways(learner.algorithm)
     _refuse_other_metric(cfg, data.kind)
     return data, learner
 
@@ -62,6 +61,7 @@ def learner_for(cfg: DictConfig, input_shape: Sequence[int], kind: TaskKind) -> 
         raise UserError(f"{target.__name__} is for classification: it cannot lower the {kind.metric}")
     model = build(cfg.model, input_shape=tuple(input_shape), n_out=kind.outputs("train"))
     algorithm: Algorithm = build(cfg.algo, model=model, kind=kind)
+    _refuse_other_ways(algorithm)
     return build(cfg.outer, algorithm=algorithm)
 
 

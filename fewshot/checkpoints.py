@@ -43,7 +43,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], path: str) -> None:
         if there != here:
             raise UserError(
                 f"ckpt_path={path} does not fit this model: {name} is {there} in the checkpoint and {here} here; "
-                "keep model, algo and data.n_way as they were trained"
+                "keep model, algo, data.n_way and data.train_k_shot as they were trained"
             )
     module.load_state_dict(theirs)
 

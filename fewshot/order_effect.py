@@ -7,11 +7,11 @@ import torch
 from fewshot import engine
 from fewshot.algorithms.base import Algorithm
 from fewshot.data.task_data import TaskData
-from fewshot.tasks import TaskBatch
+from fewshot.tasks import Classification, TaskBatch
 
 
 def order_effect(algorithm: Algorithm, data: TaskData, blocks: int = 4) -> dict[str, Any]:
-    """Of learners that read the support set one after the other, for the record; empty for all others.
+    """Of classifiers that read the support set one after the other, for the record; empty for all others.
 
     Args:
         blocks: of the fixed test tasks, 32 each.
@@ -20,7 +20,7 @@ def order_effect(algorithm: Algorithm, data: TaskData, blocks: int = 4) -> dict[
         order_effect: over `episodes`, the mean score with the support set as drawn and `reversed`, and the share of
         queries that are answered differently.
     """
-    if not algorithm.ordered:
+    if not (algorithm.ordered and isinstance(algorithm.kind, Classification)):
         return {}
     drawn, turned, changed = [], [], []
     for block in data.blocks("test")[:blocks]:

@@ -63,8 +63,14 @@ def remember(cfg: DictConfig) -> float:
 
 def drawer(cfg: DictConfig) -> Callable[[torch.Generator, int, int], Sequences]:
     """What draws (generator, batch, length) -> sequences, by the configuration."""
-    if not 1 <= cfg.shortest <= cfg.longest:
-        raise UserError(f"shortest={cfg.shortest} must be at least 1 and at most longest={cfg.longest}")
+    least = 2 if cfg.task == "recall" else 1  # of one item none is the next
+    if not least <= cfg.shortest <= cfg.longest:
+        raise UserError(
+            f"task={cfg.task} needs shortest={cfg.shortest} to be at least {least} and at most longest={cfg.longest}"
+        )
+    for key in ("bits", "hidden", "batch", "steps", "report_every", "lr", "grad_clip"):
+        if not (cfg[key] and cfg[key] > 0):
+            raise UserError(f"{key}={cfg[key]} must be positive")
     if cfg.task == "copy":
         return lambda generator, batch, length: copy(generator, batch, bits=cfg.bits, length=length)
     if cfg.task == "recall":

@@ -17,6 +17,7 @@ from fewshot.algorithms.baselinepp import BaselinePlusPlus
 from fewshot.algorithms.boil import BOIL
 from fewshot.algorithms.cavia import CAVIA
 from fewshot.algorithms.cnp import CNP
+from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.algorithms.imaml import IMAML
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.mamlpp import MAMLPlusPlus
@@ -209,6 +210,17 @@ def test_it_is_inductive_or_transductive_as_it_says(name: str, norm: str) -> Non
 
 
 @ALL
+def test_on_a_gpu_queries_are_answered_for_all_tasks_at_once(name: str) -> None:
+    """There `predict` is vectorised; here it is called task by task, and the two agree."""
+    algorithm, batch = learner(name), random_tasks(3)
+    fitted = engine._fit(algorithm, batch, "test")[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            torch.vmap(algorithm.predict)(fitted, batch.query_x), engine._predict(algorithm, fitted, batch.query_x)
+        )
+
+
+@ALL
 def test_the_order_of_the_support_set_matters_only_where_it_says_so(name: str) -> None:
     algorithm, task = learner(name, "group"), one_task(random_tasks())
     params, order = dict(algorithm.named_parameters()), torch.tensor([3, 5, 0, 2, 4, 1])
@@ -368,6 +380,9 @@ def test_ridge_regression_is_that_of_the_other_system() -> None:
         penalty = torch.tensor(0.7, dtype=torch.float64)
         expected = torch.linalg.solve(x.mT @ x + 0.7 * torch.eye(size, dtype=torch.float64), x.mT @ y)
         torch.testing.assert_close(ridge(x, y, penalty), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = ridge(x.bfloat16(), y.bfloat16(), penalty)
+        torch.testing.assert_close(half.double(), expected, rtol=0.1, atol=0.02)
 
 
 @pytest.mark.parametrize(("ways", "shots"), [(3, 1), (5, 2)])
@@ -425,17 +440,30 @@ def test_a_matching_network_attends_to_the_labels_of_what_is_alike() -> None:
     torch.testing.assert_close(network.predict(fitted, task.query_x).exp(), probabilities)
 
 
-def test_full_context_makes_an_image_look_at_the_others() -> None:
-    """A support image's key depends on the rest of the set; a query's, on no other query."""
-    network, task = learner("matchingnet, in context"), one_task(random_tasks())
+def test_full_context_is_a_bidirectional_reading_and_several_looks() -> None:
+    """PyTorch's own LSTMs with the same weights give the same keys and queries."""
+    network, task = learner("matchingnet, in context", "group"), one_task(random_tasks())
     params = dict(network.named_parameters())
+    support, query = network(task.support_x), network(task.query_x)
     (fitted,) = network.fit(params, task.support_x, task.support_y)
-    (less,) = network.fit(params, task.support_x[:4], task.support_y[:4])
-    plain = learner("matchingnet")
-    plain.load_state_dict(network.state_dict(), strict=False)
-    (alone,) = plain.fit(dict(plain.named_parameters()), task.support_x, task.support_y)
-    assert not torch.allclose(fitted.head.keys[:4], less.head.keys)
-    assert not torch.allclose(fitted.head.keys, alone.head.keys)
+    reader = nn.LSTM(support.shape[1], support.shape[1], bidirectional=True).double()
+    for name, value in reader.named_parameters():
+        cell = network.get_submodule("back" if name.endswith("_reverse") else "forth")
+        value.data = cell.get_parameter(name.removesuffix("_reverse").removesuffix("_l0")).detach()
+    forth, back = reader(support)[0].chunk(2, dim=1)
+    torch.testing.assert_close(fitted.head.keys, support + forth + back)
+
+    keys = fitted.head.keys
+    looker = nn.LSTMCell(2 * support.shape[1], support.shape[1]).double()
+    looker.load_state_dict(network.get_submodule("look").state_dict())
+    hidden = cell = torch.zeros_like(query)
+    for _ in range(2):
+        read = torch.stack([torch.softmax(keys @ h, 0) @ keys for h in hidden])
+        out, cell = looker(torch.cat([query, read], dim=1), (hidden, cell))
+        hidden = out + query
+    cosines = torch.cosine_similarity(hidden[:, None], keys[None], dim=-1)
+    probabilities = (5.0 * cosines).softmax(-1) @ torch.eye(3, dtype=torch.float64)[task.support_y]
+    torch.testing.assert_close(network.predict(fitted, task.query_x).exp(), probabilities)
 
 
 def test_a_relation_network_learns_by_squared_errors() -> None:
@@ -519,9 +547,7 @@ def test_mamlpp_uses_the_statistics_that_it_keeps() -> None:
     assert not torch.allclose(buffer[0], buffer[2])
 
 
-@pytest.mark.parametrize(
-    "name", ["r2d2", "metaoptnet", "baselinepp", "protonet", "matchingnet, in context", "relationnet"]
-)
+@pytest.mark.parametrize("name", [name for name in ROWS if isinstance(learner(name), EmbeddingBased)])
 def test_batch_norm_of_embeddings_goes_by_the_batch_in_training_and_by_running_statistics_after(name: str) -> None:
     algorithm, batch = learner(name), random_tasks()
     assert algorithm.transductive

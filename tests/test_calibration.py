@@ -1,6 +1,7 @@
 """A learner that says how sure it is: its likelihood, and whether it may be believed."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,9 @@ def test_a_neural_process_learns_waves_and_how_far_to_trust_it(compose_cfg: Comp
     train(compose_cfg("algo=cnp", "data=sinusoid", *sizes, *network, small=False, folder=tmp_path))
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["mean"] < 3.006  # the best that ignores a task's points
-    assert found["nll"] < 1.9676  # that of normal distributions whose variance is 3.006
+    assert found["nll"] < 0.5 * math.log(2 * math.pi * math.e * 3.006)  # normal distributions of that variance
     assert found["calibration"]["expected"] == list(LEVELS)
-    assert sorted(found["calibration"]["observed"]) == found["calibration"]["observed"]
+    assert 0 < found["calibration"]["observed"][0] < found["calibration"]["observed"][-1] <= 1
     assert found["normalization"] == "inductive"
     for name in ("fit.png", "calibration.png"):
         assert (tmp_path / "plots" / name).stat().st_size > 1000

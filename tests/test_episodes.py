@@ -198,6 +198,8 @@ def test_quarter_turns_are_classes_of_their_own_in_the_split_of_their_character(
         assert len(names) == 4 * len(listed["classes"])
     character, image = plain.classes["val"][3], turned.image_set.of_class(turned.classes["val"][4 * 3 + 1])
     assert torch.equal(image, torch.rot90(plain.image_set.of_class(character), 1, (-2, -1)))
+    few = make_data(compose_cfg, "data.quarter_turns=true", "data.num_classes=7")
+    assert len(few.classes["train"]) == 28
     assert turned.episodes_sha256("test") != plain.episodes_sha256("test")
 
 
@@ -208,6 +210,8 @@ def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: 
         make_data(compose_cfg, "data.k_shot=6")
     with pytest.raises(UserError, match="data.train_n_way=71 but split 'train' has 70 classes: lower data.train_n_way"):
         make_data(compose_cfg, "data.train_n_way=71")
+    with pytest.raises(UserError, match="data.quarter_turns=true has turned classes already"):
+        make_data(compose_cfg, "data.quarter_turns=true", "aug=rotate_classes_affine")
     with pytest.raises(UserError, match="data.num_classes=99 but split 'train' has 70 classes"):
         make_data(compose_cfg, "data.num_classes=99")
     with pytest.raises(UserError, match="must not be negative"):

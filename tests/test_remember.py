@@ -55,11 +55,12 @@ def test_a_memory_learns_to_copy(tmp_path, memory: str) -> None:
     [
         ("task=sort", "task=sort is not one of copy, recall"),
         ("memory=tape", "memory=tape is not one of lrua, ntm, dnc"),
-        ("shortest=0", "shortest=0 must be at least 1 and at most longest=10"),
+        ("shortest=0", "task=copy needs shortest=0 to be at least 1 and at most longest=10"),
+        ("task=recall", "task=recall needs shortest=1 to be at least 2 and at most longest=10"),
+        ("grad_clip=null", "grad_clip=None must be positive"),
+        ("slots=0", "slots=0, width=20 and read_heads=1 must be at least 1"),
     ],
 )
 def test_refusals(tmp_path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(tmp_path, override)
-    with pytest.raises(UserError, match="items=1 must be at least 2"):
-        associative_recall(torch.Generator(), 1, bits=1, items=1)

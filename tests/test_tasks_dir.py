@@ -139,6 +139,15 @@ def test_ways_that_do_not_fit_the_model(compose_cfg: Compose, tmp_path: Path) ->
         evaluate(compose_cfg("algo=nearest", f"tasks_dir={tasks}", "data.n_way=4", config="evaluate"))
 
 
+def test_a_learned_head_answers_tasks_of_its_own_number_of_classes(compose_cfg: Compose, tmp_path: Path) -> None:
+    train(compose_cfg("algo=cnp", "trainer.max_steps=3", "test=false", folder=tmp_path / "run"))
+    best = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=r"data.train_n_way=5, but CNP learns one head .* set data.train_n_way=3"):
+        evaluate(
+            compose_cfg("algo=cnp", f"ckpt_path={best}", f"tasks_dir={tmp_path}", "data.n_way=3", config="evaluate")
+        )
+
+
 def test_a_learner_of_regression_has_no_use_for_images(compose_cfg: Compose, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds images of classes: data=fewshot.data.sinusoid.SinusoidData has none"):
         evaluate(compose_cfg("data=sinusoid", "algo=zero", f"tasks_dir={tmp_path}", config="evaluate", small=False))

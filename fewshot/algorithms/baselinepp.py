@@ -26,8 +26,9 @@ class BaselinePlusPlus(EmbeddingBased):
     in place of their product. A new task keeps the body as it is and trains a new cosine head on its support set.
 
     Differs from the authors' code in that a task's head is trained on all of its support images in every step,
-    without dampening and weight decay, where theirs takes batches of four; and starts from the same random
-    directions in every task.
+    without dampening and weight decay, where theirs takes batches of four; starts from the same random
+    directions in every task; has the scale of training, where theirs has 2 for few classes; and class weights without
+    a length of their own.
 
     Args:
         model, kind, …: as in `EmbeddingBased`; for classification.
@@ -60,7 +61,7 @@ class BaselinePlusPlus(EmbeddingBased):
             )
         if not (inner_lr > 0 and scale > 0):
             raise UserError(f"algo.inner_lr={inner_lr} and algo.scale={scale} must be positive")
-        _, head = parts(model, type(self).__name__)
+        head = parts(model, type(self).__name__)[1]
         self.directions = nn.Parameter(torch.randn(head.weight.shape))
         draw = torch.Generator().manual_seed(0)
         first = torch.randn(kind.outputs("test"), head.in_features, generator=draw)

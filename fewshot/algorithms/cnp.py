@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from fewshot.algorithms.embedding_based import EmbeddingBased, Headed
 from fewshot.algorithms.prototypes import prototypes
+from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
 from fewshot.models.mlp import MLP
-from fewshot.models.parts import parts
+from fewshot.models.parts import embedding_size
 from fewshot.tasks import Stage, TaskKind
 
 
@@ -22,8 +23,9 @@ class CNP(EmbeddingBased):
     class by themselves, and another network tells from that and a query how likely every answer is. There is no inner
     loop and no comparison: inference is amortised.
 
-    Differs from the paper in that inputs go through the model's body first, images and numbers alike, and in that
-    the number of support points is that of the tasks, where the paper varies it in training.
+    Differs from the paper in that inputs go through the model's body first, images and numbers alike; in that the
+    number of support points is that of the tasks, where the paper varies it in training; and in that the queries alone
+    are learned from, where the paper scores the support points as well.
 
     Args:
         model, kind, …: as in `EmbeddingBased`.
@@ -44,7 +46,12 @@ class CNP(EmbeddingBased):
         running_momentum: float | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        size, outputs = parts(model, type(self).__name__)[1].in_features, kind.outputs("train")
+        size, outputs = embedding_size(model, type(self).__name__), kind.outputs("train")
+        if min(code, *encoder, *decoder, len(encoder), len(decoder)) < 1:
+            raise UserError(
+                f"algo.code={code}, algo.encoder={list(encoder)} and algo.decoder={list(decoder)} must be one or more "
+                "numbers of at least 1"
+            )
         networks = {
             "encoder": MLP((size + outputs,), code, hidden=encoder),
             "decoder": MLP((size + kind.group_count("train") * code,), kind.distribution_size("train"), hidden=decoder),

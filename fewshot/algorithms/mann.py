@@ -10,7 +10,7 @@ from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
 from fewshot.memory.network import MEMORIES, MemoryNetwork, NetworkState
-from fewshot.models.parts import parts
+from fewshot.models.parts import embedding_size
 from fewshot.tasks import Stage, TaskKind
 
 
@@ -56,7 +56,7 @@ class MANN(EmbeddingBased):
             raise UserError(f"algo.memory={memory} is not one of {', '.join(MEMORIES)}")
         if hidden < 1:
             raise UserError(f"algo.hidden={hidden} must be at least 1")
-        size, n_way = parts(model, type(self).__name__)[1].in_features, kind.outputs("train")
+        size, n_way = embedding_size(model, type(self).__name__), kind.outputs("train")
         network = MemoryNetwork(size + n_way, n_way, memory=MEMORIES[memory](slots, width, read_heads), hidden=hidden)
         super().__init__(
             model, kind, running_momentum=running_momentum, beside={"network": network}, task_chunk=task_chunk

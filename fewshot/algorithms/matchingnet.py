@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
-from fewshot.models.parts import parts
+from fewshot.models.parts import embedding_size
 from fewshot.models.recurrent import LSTMCell
 from fewshot.tasks import Stage, TaskKind
 
 
-class Memory(NamedTuple):
+class Support(NamedTuple):
     """A task's support set."""
 
     keys: Tensor  # (N*K, D)
@@ -53,7 +53,7 @@ class MatchingNet(EmbeddingBased):
         running_momentum: float | None = None,
         task_chunk: int | None = None,
     ) -> None:
-        size = parts(model, type(self).__name__)[1].in_features
+        size = embedding_size(model, type(self).__name__)
         inputs = {"forth": size, "back": size, "look": 2 * size}  # a look takes in what the last one found
         cells = {name: LSTMCell(width, size) for name, width in inputs.items()} if processing_steps else {}
         super().__init__(model, kind, running_momentum=running_momentum, beside=cells, task_chunk=task_chunk)
@@ -65,12 +65,12 @@ class MatchingNet(EmbeddingBased):
         self.ordered = processing_steps > 0
         self.scale = nn.Parameter(torch.tensor(float(scale)))
 
-    def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterator[Memory]:
+    def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterator[Support]:
         """The support set, in context if so asked."""
         keys = self._read(params, embeddings) if self.processing_steps else embeddings
-        yield Memory(keys, self.kind.encode(support_y, stage).to(keys.dtype))
+        yield Support(keys, self.kind.encode(support_y, stage).to(keys.dtype))
 
-    def answer(self, params: Params, head: Memory, embeddings: Tensor) -> Tensor:
+    def answer(self, params: Params, head: Support, embeddings: Tensor) -> Tensor:
         """Log-probabilities: (M, D) -> (M, N)."""
         queries = self._look(params, embeddings, head.keys) if self.processing_steps else embeddings
         cosines = F.normalize(queries, dim=-1) @ F.normalize(head.keys, dim=-1).mT

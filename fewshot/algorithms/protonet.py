@@ -19,8 +19,8 @@ class ProtoNet(EmbeddingBased):
     A class is the mean of its support embeddings, and a query's logits are its negative squared distances to them.
     Training tasks have more ways than those of testing (`data.train_n_way`).
 
-    Differs from the authors' code in that classes turned by 90° are new ones in training alone (`aug=rotate_classes`),
-    where theirs are so in testing too; and in the data loader's end of an epoch, `data.steps_per_epoch`.
+    Differs from the authors' code in nothing but what `EmbeddingBased` says of running statistics; their protocol is
+    `data.quarter_turns=true data.train_n_way=60 data.q_query=5 data.meta_batch_size=1`.
 
     Args:
         model, kind, …: as in `EmbeddingBased`; for classification.

@@ -26,7 +26,7 @@ class R2D2(EmbeddingBased):
     over the support set are means, so that λ does not depend on shots, and the bias is regularised too.
 
     Args:
-        model, kind, …: as in `EmbeddingBased`; regression is fitted as it is.
+        model, kind, …: as in `EmbeddingBased`; regression is fitted as it is, and needs scale=1.
         regularization: λ at the start.
         scale: of the logits at the start.
     """
@@ -62,11 +62,15 @@ class R2D2(EmbeddingBased):
 def ridge(x: Tensor, y: Tensor, regularization: Tensor) -> Tensor:
     """argmin over W of |x W − y|² + λ |W|²: x (M, D), y (M, outputs), λ () -> (D, outputs).
 
-    The smaller of the two equal systems is solved, (xᵀx + λ) W = xᵀy or W = xᵀ (xxᵀ + λ)⁻¹ y (Woodbury).
+    The smaller of the two equal systems is solved, (xᵀx + λ) W = xᵀy or W = xᵀ (xxᵀ + λ)⁻¹ y (Woodbury); in 32 bits
+    or more, since nothing solves in fewer.
     """
-    if len(x) <= x.shape[1]:
-        return x.mT @ torch.linalg.solve(x @ x.mT + regularization * _eye(x, len(x)), y)
-    return torch.linalg.solve(x.mT @ x + regularization * _eye(x, x.shape[1]), x.mT @ y)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    x, y = x.to(wide), y.to(wide)
+    with torch.autocast(x.device.type, enabled=False):
+        if len(x) <= x.shape[1]:
+            return x.mT @ torch.linalg.solve(x @ x.mT + regularization * _eye(x, len(x)), y)
+        return torch.linalg.solve(x.mT @ x + regularization * _eye(x, x.shape[1]), x.mT @ y)
 
 
 def _with_ones(embeddings: Tensor) -> Tensor:

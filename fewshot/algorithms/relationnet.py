@@ -46,6 +46,8 @@ class RelationNet(EmbeddingBased):
         running_momentum: float | None = None,
         task_chunk: int | None = None,
     ) -> None:
+        if hidden < 1:
+            raise UserError(f"algo.hidden={hidden} must be at least 1")
         shape = getattr(model, "map_shape", None)
         if shape is None:
             raise UserError("RelationNet needs a model that tells its map_shape (C, H, W), as model=conv4 does")

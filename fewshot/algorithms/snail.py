@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fewshot.algorithms.embedding_based import EmbeddingBased
 from fewshot.errors import UserError
 from fewshot.inner_optimizers import Params
-from fewshot.models.parts import parts
+from fewshot.models.parts import embedding_size
 from fewshot.models.temporal import CausalAttention, TemporalConvolution
 from fewshot.tasks import Stage, TaskKind
 
@@ -23,8 +23,8 @@ class SNAIL(EmbeddingBased):
     The support images with their labels, then one query without, are a sequence; convolutions gather what came before,
     attention picks from it, and the answer is read off at the last place. Every query is a sequence of its own.
 
-    Differs from the paper in that images are embedded by the model's body, that a label comes with its image, and in
-    what `TemporalConvolution` says of dilations.
+    Differs from the paper in that the embedding is the body's, without the layer of 64 units that follows it there;
+    and in what `TemporalConvolution` says of dilations.
 
     Args:
         model, kind, …: as in `EmbeddingBased`; for classification.
@@ -56,7 +56,7 @@ class SNAIL(EmbeddingBased):
             )
         n_way = kind.outputs("train")
         layers: list[nn.Module] = []
-        size = parts(model, type(self).__name__)[1].in_features + n_way
+        size = embedding_size(model, type(self).__name__) + n_way
         for block in range(3):
             layers.append(CausalAttention(size, keys[block], values[block]))
             size += values[block]

@@ -43,7 +43,7 @@ class EpisodeData(TaskData):
         split: name of the rule that divides the classes (`fewshot.data.splits`).
         quarter_turns: every class turned by 90°, 180° and 270° is three more classes, in all splits; those of one class
             are in the same split, and may be in the same task (Snell et al. 2017).
-        num_classes: use only the first so many training classes; None: all.
+        num_classes: use only the first so many training classes (before they are turned); None: all.
         fixed_labels: in training a class has one label in all tasks, its place among the training classes;
             False: its place in the task. For learners that train a classifier of fixed classes.
         n_way, k_shot: classes of a task, support images of each, in validation and test.
@@ -88,6 +88,11 @@ class EpisodeData(TaskData):
             eval_seed=eval_seed,
             num_workers=num_workers,
         )
+        if quarter_turns and augmentation.turns_classes:
+            raise UserError(
+                "data.quarter_turns=true has turned classes already, and aug turns them again, by which two of a task "
+                "may become one: choose aug=none, or aug=affine"
+            )
         self.source = source
         self.root = root
         self.image_size = image_size
@@ -108,9 +113,6 @@ class EpisodeData(TaskData):
             return
         image_set = self.source(self.root, self.image_size)
         classes = split_classes(image_set, self.split_name, self.seed)
-        if self.quarter_turns:
-            image_set = quarter_turned(image_set)
-            classes = {part: [4 * i + turn for i in listed for turn in range(4)] for part, listed in classes.items()}
         if self.num_classes is not None:
             available = len(classes["train"])
             if not 0 < self.num_classes <= available:
@@ -119,6 +121,9 @@ class EpisodeData(TaskData):
                     f"choose 1 to {available}, or null for all"
                 )
             classes["train"] = classes["train"][: self.num_classes]
+        if self.quarter_turns:
+            image_set = quarter_turned(image_set)
+            classes = {part: [4 * i + turn for i in listed for turn in range(4)] for part, listed in classes.items()}
         for name, listed in classes.items():
             shape = self.train_shape if name == "train" else self.eval_shape
             check_shape(shape, name, {image_set.names[i]: image_set.counts[i] for i in listed})

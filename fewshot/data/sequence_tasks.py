@@ -1,4 +1,4 @@
-"""Copy and associative recall: sequences that only a memory can answer.
+"""Copy and associative recall: sequences that ask for what was shown before.
 
 A. Graves, G. Wayne, I. Danihelka: Neural Turing Machines. 2014, §4.1 and §4.3. https://arxiv.org/abs/1410.5401
 """
@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from fewshot.errors import UserError
 
 
 class Sequences(NamedTuple):
@@ -30,13 +28,7 @@ def copy(generator: torch.Generator, batch: int, *, bits: int, length: int) -> S
 def associative_recall(
     generator: torch.Generator, batch: int, *, bits: int, items: int, item_length: int = 3
 ) -> Sequences:
-    """Items of a few vectors each, a mark before each; then one of them between query marks; the next one is due.
-
-    Raises:
-        UserError: fewer than two items, of which one could follow the other.
-    """
-    if items < 2:
-        raise UserError(f"items={items} must be at least 2: one is asked for by the one before it")
+    """Two or more items of a few vectors, a mark before each; one of them between query marks; the next one is due."""
     shown = torch.zeros(items * (item_length + 1) + 2 * (item_length + 1), batch, bits + 2)
     vectors = _bits(generator, items * item_length, batch, bits).unflatten(0, (items, item_length))
     for number, item in enumerate(vectors):

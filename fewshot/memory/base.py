@@ -27,7 +27,7 @@ class Memory(nn.Module, ABC):
     def __init__(self, slots: int, width: int, heads: int) -> None:
         super().__init__()
         if min(slots, width, heads) < 1:
-            raise UserError(f"memory slots={slots}, width={width} and heads={heads} must be at least 1")
+            raise UserError(f"a memory's slots={slots}, width={width} and read_heads={heads} must be at least 1")
         self.slots, self.width, self.heads = slots, width, heads
 
     @property

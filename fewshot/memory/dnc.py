@@ -85,7 +85,7 @@ class DNC(Memory):
 def allocate(usage: Tensor) -> Tensor:
     """Where a free slot is: the least used first, others as far as those are used up: (B, S) -> (B, S)."""
     usage = 1e-6 + (1 - 1e-6) * usage
-    ordered, order = usage.sort(dim=-1)
+    ordered, order = usage.sort(dim=-1, stable=True)
     before = torch.cat([torch.ones_like(ordered[:, :1]), ordered[:, :-1].cumprod(-1)], dim=-1)
     return torch.zeros_like(usage).scatter(-1, order, (1 - ordered) * before)
 

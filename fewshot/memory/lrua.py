@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot.errors import UserError
 from fewshot.memory.base import Memory, above_one, content_weights
 
 
@@ -24,10 +25,12 @@ class LRUA(Memory):
     Networks. ICML 2016. https://proceedings.mlr.press/v48/santoro16.html
 
     Every head writes its key, before it reads by it: to the slot that it read at the step before, or to one of
-    the least used, which is wiped first; a gate decides. Usage fades by `decay` a step.
+    the least used; a gate decides. Usage fades by `decay` a step.
 
-    Differs from the paper in that attention by content has a strength of at least 1, as in the Neural Turing
-    Machine: cosines alone cannot tell slots apart.
+    Differs from the paper in that each head has a least used slot of its own, where there all share them; that all
+    of these are wiped at every step, where there one is, so that about slots / heads steps can be remembered; and that
+    attention by content has a strength of at least 1, as in the Neural Turing Machine: cosines alone cannot tell
+    slots apart.
 
     Args:
         slots, width, heads: as in `Memory`; heads write too.
@@ -36,6 +39,8 @@ class LRUA(Memory):
 
     def __init__(self, slots: int, width: int, heads: int, *, decay: float = 0.95) -> None:
         super().__init__(slots, width, heads)
+        if heads > slots:
+            raise UserError(f"slots={slots} must be at least read_heads={heads}: each head writes to a slot of its own")
         self.decay = decay
 
     @property
@@ -56,7 +61,7 @@ class LRUA(Memory):
         """Wipe, write, read."""
         said = self.parts(interface)
         keys, gate = said["key"].tanh(), said["gate"].sigmoid()[..., None]
-        order = state.usage.argsort(dim=-1)[:, : self.heads]  # (B, H): each head has a slot of its own
+        order = state.usage.argsort(dim=-1, stable=True)[:, : self.heads]  # (B, H): each head has a slot of its own
         unused = F.one_hot(order, self.slots).to(keys.dtype)  # (B, H, S)
         write = gate * state.read + (1 - gate) * unused
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write.mT @ keys

@@ -21,7 +21,7 @@ class NTM(Memory):
     A. Graves, G. Wayne, I. Danihelka: Neural Turing Machines. 2014. https://arxiv.org/abs/1410.5401
 
     A head's place is interpolated between where its key points and where it stood, shifted by −1, 0 or 1 slots, and
-    sharpened. One head writes (erases, then adds); all others read after it.
+    sharpened. One head writes (erases, then adds); the others read what it leaves, at places chosen before.
 
     The paper learns what a blank memory holds and where heads stand; here it is zero, and they at the first slot.
     """
@@ -65,5 +65,5 @@ class NTM(Memory):
         gated = gate * content + (1 - gate) * state.weights
         back, stay, forth = said["shift"].softmax(-1).unsqueeze(-2).unbind(-1)  # (B, H + 1, 1) each
         shifted = back * gated.roll(-1, -1) + stay * gated + forth * gated.roll(1, -1)
-        sharp = (shifted + 1e-12) ** above_one(said["sharpness"])[..., None]
-        return sharp / sharp.sum(-1, keepdim=True)
+        # Powers, divided by their sum; by way of logarithms, since the power of a share of 128 slots underflows.
+        return (above_one(said["sharpness"])[..., None] * (shifted + 1e-12).log()).softmax(-1)

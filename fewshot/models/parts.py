@@ -38,6 +38,11 @@ def parts(model: nn.Module, user: str) -> tuple[nn.Module, nn.Linear]:
     return body, head
 
 
+def embedding_size(model: nn.Module, user: str) -> int:
+    """D of the embeddings (M, D) that the model's body gives."""
+    return parts(model, user)[1].in_features
+
+
 def is_head(model: nn.Module, name: str, user: str) -> bool:
     """Whether the parameter `name` of the model belongs to its head."""
     parts(model, user)

@@ -61,4 +61,5 @@ class RunningStatistics(nn.Module):
         """Moves the averages towards those of a meta-batch."""
         for name, value in table.items():
             assert self.momentum is not None  # or the table is empty
-            self.get_buffer(self._buffer_of[name]).lerp_(value, self.momentum)
+            buffer = self.get_buffer(self._buffer_of[name])
+            buffer.lerp_(value.to(buffer), self.momentum)
