@@ -52,12 +52,7 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | Non
     axis.plot(x, batch.query_y[0, :, 0], color="#222222", linewidth=1.2, label="the task")
     shown = [step for step in (0, 1, 2, 3, 5, 10, len(curves) - 1) if step < len(curves)]
     for step in sorted(set(shown)):
-        name = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-        name = name if len(curves) > 1 else "prediction"
-        shade = 0.35 + 0.6 * step / max(1, len(curves) - 1)
-        before = step == 0 and len(curves) > 1
-        style = dict(color="#999999", linestyle=":") if before else dict(color=colormaps["Blues"](shade))
-        axis.plot(x, curves[step][:, 0], label=name, **style)
+        axis.plot(x, curves[step][:, 0], **_state_style(step, len(curves)))
     if deviation is not None:
         middle, width = curves[-1][:, 0], 2 * deviation[:, 0]
         axis.fill_between(
@@ -72,13 +67,24 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | Non
     return figure
 
 
+def _state_style(step: int, states: int) -> dict[str, Any]:
+    """Darker from step to step; what was before the first, dotted; the only state of a learner without steps, blue."""
+    if states == 1:
+        return dict(label="prediction", color=_BLUE)
+    if step == 0:
+        return dict(label="before adaptation", color="#999999", linestyle=":")
+    color = colormaps["Blues"](0.35 + 0.6 * step / (states - 1))
+    return dict(label=f"after {step} step{'s' if step > 1 else ''}", color=color)
+
+
 def draw_calibration(expected: Sequence[float], observed: Sequence[float]) -> Figure:
     """The share of targets that lie inside a prediction's interval, against the probability that it claims."""
     figure = Figure(figsize=(4.2, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
-    axis.annotate("calibrated", (0.98, 0.98), fontsize=8, color="#777777", ha="right", va="bottom", rotation=45)
-    axis.plot([0, *expected, 1], [0, *observed, 1], "o-", color=_BLUE, markersize=4)
+    axis.annotate("as claimed", (0.75, 0.72), fontsize=8, color="#777777", ha="center", va="top", rotation=45)
+    axis.plot([0, *expected, 1], [0, *observed, 1], color=_BLUE)
+    axis.plot(expected, observed, "o", color=_BLUE, markersize=4)
     axis.set(xlabel="probability of the interval", ylabel="targets inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_formatter(PercentFormatter(1))
