@@ -40,6 +40,7 @@ def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     learner = learner_for(cfg, data.input_shape, data.kind)
     _refuse_other_labels(learner.algorithm, data)
+    refuse_other_ways(learner.algorithm)
     _refuse_other_metric(cfg, data.kind)
     return data, learner
 
@@ -61,7 +62,6 @@ def learner_for(cfg: DictConfig, input_shape: Sequence[int], kind: TaskKind) -> 
         raise UserError(f"{target.__name__} is for classification: it cannot lower the {kind.metric}")
     model = build(cfg.model, input_shape=tuple(input_shape), n_out=kind.outputs("train"))
     algorithm: Algorithm = build(cfg.algo, model=model, kind=kind)
-    _refuse_other_ways(algorithm)
     return build(cfg.outer, algorithm=algorithm)
 
 
@@ -72,7 +72,7 @@ def _refuse_other_labels(algorithm: Algorithm, data: TaskData) -> None:
         raise UserError(f"data.fixed_labels={str(data.fixed_labels).lower()}, but {name} needs {wanted}")
 
 
-def _refuse_other_ways(algorithm: Algorithm) -> None:
+def refuse_other_ways(algorithm: Algorithm) -> None:
     """A head that is trained has as many outputs in testing."""
     train, test = (algorithm.kind.outputs(stage) for stage in ("train", "test"))
     if train != test and not (algorithm.any_way or algorithm.fixed_labels):

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
 from fewshot.answers import answer
-from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, settle
+from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, refuse_other_ways, settle
 from fewshot.calibration import calibration
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.task_data import TaskData
@@ -82,6 +82,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             if cfg.ckpt_path:
                 known = {key: checkpoint[checkpoints.RECORD][key] for key in known}
             learner = learner_for(cfg, known["input_shape"], Classification(cfg.data.n_way, known["n_out"]))
+            refuse_other_ways(learner.algorithm)
             score = partial(answer, cfg, folder, input_shape=known["input_shape"])
         else:
             data, learner = build_learner(cfg)
