@@ -9,12 +9,11 @@ from fewshot.algorithms.base import Algorithm
 from fewshot.data.task_data import TaskData
 from fewshot.tasks import Classification, TaskBatch
 
+_BLOCKS = 4  # of the fixed test tasks, 32 each
 
-def order_effect(algorithm: Algorithm, data: TaskData, blocks: int = 4) -> dict[str, Any]:
+
+def order_effect(algorithm: Algorithm, data: TaskData) -> dict[str, Any]:
     """Of classifiers that read the support set one after the other, for the record; empty for all others.
-
-    Args:
-        blocks: of the fixed test tasks, 32 each.
 
     Returns:
         order_effect: over `episodes`, the mean score with the support set as drawn and `reversed`, and the share of
@@ -23,7 +22,7 @@ def order_effect(algorithm: Algorithm, data: TaskData, blocks: int = 4) -> dict[
     if not (algorithm.ordered and isinstance(algorithm.kind, Classification)):
         return {}
     drawn, turned, changed = [], [], []
-    for block in data.blocks("test")[:blocks]:
+    for block in data.blocks("test")[:_BLOCKS]:
         batch = data.task_batch("test", block)
         ways = (batch, batch._replace(support_x=batch.support_x.flip(1), support_y=batch.support_y.flip(1)))
         scores, answers = zip(*(_scored(algorithm, way) for way in ways), strict=True)

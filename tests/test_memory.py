@@ -14,7 +14,7 @@ from fewshot.build import build_learner
 from fewshot.errors import UserError
 from fewshot.memory.base import Memory
 from fewshot.memory.dnc import DNC, allocate
-from fewshot.memory.lrua import LRUA
+from fewshot.memory.lrua import DECAY, LRUA
 from fewshot.memory.network import MEMORIES, MemoryNetwork
 from fewshot.memory.ntm import NTM
 from fewshot.models.conv4 import Conv4
@@ -80,14 +80,14 @@ def test_lrua_finds_by_content_what_it_wrote() -> None:
 
 
 def test_lrua_writes_where_nobody_looked_for_longest() -> None:
-    memory, keys = LRUA(5, 3, 1, decay=0.9), torch.atanh(0.9 * torch.eye(3))
+    memory, keys = LRUA(5, 3, 1), torch.atanh(0.9 * torch.eye(3))
     state = memory.blank(ONE)
     for slot, key in enumerate(keys):
         _, state = memory(say(memory, key=key, gate=-SURE, strength=SURE), state)
         torch.testing.assert_close(state.memory[0, slot], key.tanh())
     before = state
     _, state = memory(say(memory, key=keys[0], gate=SURE, strength=SURE), state)  # writes to slot 2, reads slot 0
-    torch.testing.assert_close(state.usage, 0.9 * before.usage + state.read.sum(1) + before.read.sum(1))
+    torch.testing.assert_close(state.usage, DECAY * before.usage + state.read.sum(1) + before.read.sum(1))
     for slot in (3, 4, 1):  # the free ones; then slot 1, neither read nor written since
         _, state = memory(say(memory, key=-keys[1], gate=-SURE, strength=SURE), state)
         torch.testing.assert_close(state.memory[0, slot], -keys[1].tanh())

@@ -78,4 +78,4 @@ class CNP(EmbeddingBased):
 
     def distribution(self, fitted: Headed, query_x: Tensor) -> Tensor:
         """(M, …) -> (M, distribution_size)."""
-        return self.answer(*fitted, self.call(fitted.params, "body", query_x))
+        return self.answers(fitted, query_x)

@@ -94,7 +94,11 @@ class EmbeddingBased(Algorithm, ABC):
 
     def predict(self, fitted: Headed, query_x: Tensor) -> Tensor:
         """(M, …) -> (M, N)."""
-        return self.predictions(self.answer(*fitted, self.call(fitted.params, "body", query_x)))
+        return self.predictions(self.answers(fitted, query_x))
+
+    def answers(self, fitted: Headed, query_x: Tensor) -> Tensor:
+        """What a fitted task answers to its queries: (M, …) -> (M, …)."""
+        return self.answer(*fitted, self.call(fitted.params, "body", query_x))
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """The query loss of the head; with running statistics all images are embedded as one batch."""

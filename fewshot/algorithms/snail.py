@@ -58,8 +58,9 @@ class SNAIL(EmbeddingBased):
         layers: list[nn.Module] = []
         size = embedding_size(model, type(self).__name__) + n_way
         for block in range(3):
-            layers.append(CausalAttention(size, keys[block], values[block]))
-            size += values[block]
+            attention = CausalAttention(size, keys[block], values[block])
+            layers.append(attention)
+            size = attention.outputs
             if block < 2:
                 convolution = TemporalConvolution(size, filters, n_way * k_shot + 1)
                 layers.append(convolution)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ITEM_LENGTH = 3  # vectors of an item, as in the paper
+
 
 class Sequences(NamedTuple):
     """B sequences of the same length, time in front; nothing is shown while the answer is due."""
@@ -25,21 +27,19 @@ def copy(generator: torch.Generator, batch: int, *, bits: int, length: int) -> S
     return Sequences(shown, vectors)
 
 
-def associative_recall(
-    generator: torch.Generator, batch: int, *, bits: int, items: int, item_length: int = 3
-) -> Sequences:
+def associative_recall(generator: torch.Generator, batch: int, *, bits: int, items: int) -> Sequences:
     """Two or more items of a few vectors, a mark before each; one of them between query marks; the next one is due."""
-    shown = torch.zeros(items * (item_length + 1) + 2 * (item_length + 1), batch, bits + 2)
-    vectors = _bits(generator, items * item_length, batch, bits).unflatten(0, (items, item_length))
+    shown = torch.zeros(items * (ITEM_LENGTH + 1) + 2 * (ITEM_LENGTH + 1), batch, bits + 2)
+    vectors = _bits(generator, items * ITEM_LENGTH, batch, bits).unflatten(0, (items, ITEM_LENGTH))
     for number, item in enumerate(vectors):
-        start = number * (item_length + 1)
+        start = number * (ITEM_LENGTH + 1)
         shown[start, :, bits] = 1
-        shown[start + 1 : start + 1 + item_length, :, :bits] = item
+        shown[start + 1 : start + 1 + ITEM_LENGTH, :, :bits] = item
     asked = torch.randint(items - 1, (batch,), generator=generator)
-    rows, start = torch.arange(batch), items * (item_length + 1)
+    rows, start = torch.arange(batch), items * (ITEM_LENGTH + 1)
     shown[start, :, bits + 1] = 1
-    shown[start + 1 : start + 1 + item_length, :, :bits] = vectors[asked, :, rows].transpose(0, 1)
-    shown[start + 1 + item_length, :, bits + 1] = 1
+    shown[start + 1 : start + 1 + ITEM_LENGTH, :, :bits] = vectors[asked, :, rows].transpose(0, 1)
+    shown[start + 1 + ITEM_LENGTH, :, bits + 1] = 1
     return Sequences(shown, vectors[asked + 1, :, rows].transpose(0, 1))
 
 

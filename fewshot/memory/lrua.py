@@ -9,6 +9,8 @@ from torch import Tensor
 from fewshot.errors import UserError
 from fewshot.memory.base import Memory, above_one, content_weights
 
+DECAY = 0.95  # γ of the paper: what is left of a slot's usage after a step
+
 
 class LRUAState(NamedTuple):
     """The memory and how it was used."""
@@ -25,7 +27,7 @@ class LRUA(Memory):
     Networks. ICML 2016. https://proceedings.mlr.press/v48/santoro16.html
 
     Every head writes its key, before it reads by it: to the slot that it read at the step before, or to one of
-    the least used; a gate decides. Usage fades by `decay` a step.
+    the least used; a gate decides. Usage fades by `DECAY` a step.
 
     Differs from the paper in that each head has a least used slot of its own, where there all share them; that all
     of these are wiped at every step, where there one is, so that about slots / heads steps can be remembered; and that
@@ -34,14 +36,12 @@ class LRUA(Memory):
 
     Args:
         slots, width, heads: as in `Memory`; heads write too.
-        decay: γ of the paper.
     """
 
-    def __init__(self, slots: int, width: int, heads: int, *, decay: float = 0.95) -> None:
+    def __init__(self, slots: int, width: int, heads: int) -> None:
         super().__init__(slots, width, heads)
         if heads > slots:
             raise UserError(f"slots={slots} must be at least read_heads={heads}: each head writes to a slot of its own")
-        self.decay = decay
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
@@ -66,5 +66,5 @@ class LRUA(Memory):
         write = gate * state.read + (1 - gate) * unused
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write.mT @ keys
         read = content_weights(keys, above_one(said["strength"]), memory)
-        usage = self.decay * state.usage + read.sum(1) + write.sum(1)
+        usage = DECAY * state.usage + read.sum(1) + write.sum(1)
         return (read @ memory).flatten(1), LRUAState(memory, read, usage)
