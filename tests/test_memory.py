@@ -88,9 +88,9 @@ def test_lrua_writes_where_nobody_looked_for_longest() -> None:
     before = state
     _, state = memory(say(memory, key=keys[0], gate=SURE, strength=SURE), state)  # writes to slot 2, reads slot 0
     torch.testing.assert_close(state.usage, DECAY * before.usage + state.read.sum(1) + before.read.sum(1))
-    for slot in (3, 4, 1):  # the free ones; then slot 1, neither read nor written since
-        _, state = memory(say(memory, key=-keys[1], gate=-SURE, strength=SURE), state)
-        torch.testing.assert_close(state.memory[0, slot], -keys[1].tanh())
+    for slot, key in ((3, -keys[0]), (4, -keys[1]), (1, -keys[2])):  # the free ones; then the longest left alone
+        _, state = memory(say(memory, key=key, gate=-SURE, strength=SURE), state)
+        torch.testing.assert_close(state.memory[0, slot], key.tanh())
 
 
 def test_lrua_can_write_again_where_it_has_just_read() -> None:
