@@ -23,6 +23,8 @@ from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
 from fewshot.memory.network import MEMORIES, MemoryNetwork
 
+Draw = Callable[[torch.Generator, int, int], Sequences]  # (generator, batch, length)
+
 
 @hydra.main(config_path="../conf", config_name="remember", version_base="1.3")
 def main(cfg: DictConfig) -> None:
@@ -34,14 +36,42 @@ def main(cfg: DictConfig) -> None:
 def remember(cfg: DictConfig) -> float:
     """Trains and tests; returns the share of wrong bits."""
     draw = drawer(cfg)
-    if cfg.memory not in MEMORIES:
-        raise UserError(f"memory={cfg.memory} is not one of {', '.join(MEMORIES)}")
     keep_freed_memory()
     torch.manual_seed(cfg.seed)
-    generator = torch.Generator().manual_seed(cfg.seed)
-    inputs = draw(generator, 1, cfg.longest).shown.shape[-1]
+    network, started = network_for(cfg, draw), time.perf_counter()
+    learn(cfg, network, draw)
+    return _report(cfg, network, draw, time.perf_counter() - started)
+
+
+def drawer(cfg: DictConfig) -> Draw:
+    """What draws the sequences of the task."""
+    least = 2 if cfg.task == "recall" else 1  # of one item none is the next
+    if not least <= cfg.shortest <= cfg.longest:
+        raise UserError(
+            f"task={cfg.task} needs shortest={cfg.shortest} to be at least {least} and at most longest={cfg.longest}"
+        )
+    for key in ("bits", "hidden", "batch", "steps", "report_every", "lr", "grad_clip"):
+        if not (cfg[key] and cfg[key] > 0):
+            raise UserError(f"{key}={cfg[key]} must be positive")
+    if cfg.task == "copy":
+        return lambda generator, batch, length: copy(generator, batch, bits=cfg.bits, length=length)
+    if cfg.task == "recall":
+        return lambda generator, batch, length: associative_recall(generator, batch, bits=cfg.bits, items=length)
+    raise UserError(f"task={cfg.task} is not one of copy, recall")
+
+
+def network_for(cfg: DictConfig, draw: Draw) -> MemoryNetwork:
+    """The controller and its memory, untrained."""
+    if cfg.memory not in MEMORIES:
+        raise UserError(f"memory={cfg.memory} is not one of {', '.join(MEMORIES)}")
+    inputs = draw(torch.Generator(), 1, cfg.longest).shown.shape[-1]
     memory = MEMORIES[cfg.memory](cfg.slots, cfg.width, cfg.read_heads)
-    network = MemoryNetwork(inputs, cfg.bits, memory=memory, hidden=cfg.hidden)
+    return MemoryNetwork(inputs, cfg.bits, memory=memory, hidden=cfg.hidden)
+
+
+def learn(cfg: DictConfig, network: MemoryNetwork, draw: Draw) -> None:
+    """Trains on sequences of random length, and prints how many bits of the latest were wrong."""
+    generator = torch.Generator().manual_seed(cfg.seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     started, wrong = time.perf_counter(), []
     for step in range(1, cfg.steps + 1):
@@ -58,24 +88,6 @@ def remember(cfg: DictConfig) -> float:
             print(
                 f"step {step}/{cfg.steps}  wrong bits {latest:.2%}  {time.perf_counter() - started:.0f} s", flush=True
             )
-    return _report(cfg, network, draw, time.perf_counter() - started)
-
-
-def drawer(cfg: DictConfig) -> Callable[[torch.Generator, int, int], Sequences]:
-    """What draws (generator, batch, length) -> sequences, by the configuration."""
-    least = 2 if cfg.task == "recall" else 1  # of one item none is the next
-    if not least <= cfg.shortest <= cfg.longest:
-        raise UserError(
-            f"task={cfg.task} needs shortest={cfg.shortest} to be at least {least} and at most longest={cfg.longest}"
-        )
-    for key in ("bits", "hidden", "batch", "steps", "report_every", "lr", "grad_clip"):
-        if not (cfg[key] and cfg[key] > 0):
-            raise UserError(f"{key}={cfg[key]} must be positive")
-    if cfg.task == "copy":
-        return lambda generator, batch, length: copy(generator, batch, bits=cfg.bits, length=length)
-    if cfg.task == "recall":
-        return lambda generator, batch, length: associative_recall(generator, batch, bits=cfg.bits, items=length)
-    raise UserError(f"task={cfg.task} is not one of copy, recall")
 
 
 def respond(network: MemoryNetwork, sequences: Sequences) -> Tensor:
@@ -93,9 +105,7 @@ def wrong_bits(logits: Tensor, sequences: Sequences) -> float:
 
 
 @torch.no_grad()
-def _report(
-    cfg: DictConfig, network: MemoryNetwork, draw: Callable[[torch.Generator, int, int], Sequences], seconds: float
-) -> float:
+def _report(cfg: DictConfig, network: MemoryNetwork, draw: Draw, seconds: float) -> float:
     sequences = draw(torch.Generator().manual_seed(cfg.seed + 1_000_000), 1000, cfg.longest)
     wrong = wrong_bits(respond(network, sequences), sequences)
     folder = Path(HydraConfig.get().runtime.output_dir)
