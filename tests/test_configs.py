@@ -60,7 +60,7 @@ def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: 
 
 def test_evaluation_and_benchmark_compose(compose_cfg: Compose) -> None:
     assert compose_cfg(config="evaluate").task_name == "evaluate"
-    assert compose_cfg(config="bench", small=False).tasks == 32
+    assert compose_cfg(config="bench", small=False).repeats == 5
 
 
 def test_first_order_is_one_key_away(compose_cfg: Compose) -> None:

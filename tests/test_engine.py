@@ -1,12 +1,17 @@
 """Many tasks at once give what one task at a time gives."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import one_task, random_tasks, small_maml
 
 from fewshot import engine
+from fewshot.algorithms.base import Algorithm
 from fewshot.algorithms.maml import MAML
-from fewshot.tasks import TaskBatch
+from fewshot.algorithms.protonet import ProtoNet
+from fewshot.models.conv4 import Conv4
+from fewshot.tasks import Classification, TaskBatch
 
 
 def gradients(algorithm: MAML, batch: TaskBatch) -> list[torch.Tensor]:
@@ -64,3 +69,21 @@ def test_evaluation_takes_its_own_steps_and_keeps_no_graph() -> None:
     assert engine.evaluate(algorithm, random_tasks(2), stage="train", every_state=True).shape[-1] == 2
     assert not judged.requires_grad
     assert all(p.grad is None for p in algorithm.parameters())
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
+def test_compiled_is_eager(name: str) -> None:
+    """All of a step: the loss, the scores, what was observed, and the meta-gradient."""
+    torch.manual_seed(0)
+    batch, model = random_tasks(4), Conv4((1, 16, 16), 3, hidden=8).double()
+    if name == "protonet":
+        algorithm: Algorithm = ProtoNet(model, Classification(3), running_momentum=0.1, task_chunk=2).double()
+    else:
+        algorithm = small_maml(create_graph=name == "maml")
+    results = []
+    for compiled in (None, engine.Compiled(algorithm)):
+        algorithm.zero_grad()
+        outcome = engine.meta_backward(algorithm, batch, compiled=compiled)
+        results.append((outcome, [p.grad for p in algorithm.parameters() if p.grad is not None]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-12)

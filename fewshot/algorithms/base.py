@@ -37,6 +37,7 @@ class Algorithm(nn.Module, ABC):
     needs_classes: bool = False  # True: for classification only
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
     ordered: bool = False  # True: reads the support set one after the other; its order matters
+    anneals: bool = False  # True: what it computes changes with `outer_step`
     outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 
     def steps(self, stage: Stage) -> int:

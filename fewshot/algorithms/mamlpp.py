@@ -36,6 +36,8 @@ class MAMLPlusPlus(GradientBased):
             replaces; None: it goes by the batch.
     """
 
+    anneals = True
+
     def __init__(
         self,
         model: nn.Module,

@@ -48,10 +48,13 @@ class Conv4(BodyAndHead):
         self.map_shape = (hidden, side, side)  # of the body's output, before it is flattened
 
 
-def block(in_channels: int, out_channels: int, norm: str, *, pool: bool = True) -> nn.Sequential:
-    """One block: (M, in_channels, H, W) -> (M, out_channels, H // 2, W // 2), or H and W without pooling."""
+def block(in_channels: int, out_channels: int, norm: str, *, pool: bool = True, padding: int = 1) -> nn.Sequential:
+    """One block: (M, in_channels, H, W) -> (M, out_channels, H // 2, W // 2), or H and W without pooling.
+
+    Without padding images lose two rows and columns first.
+    """
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding),
         normalization(norm, out_channels),
         MaxPool2x2() if pool else nn.Identity(),
         nn.ReLU(),

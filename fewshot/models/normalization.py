@@ -53,11 +53,21 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, C, H, W) -> (M, C, H, W)."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is for products, not for sums
+        return self._normalise(wide).to(x.dtype)
+
+    def _normalise(self, x: Tensor) -> Tensor:
         if self.mean.numel():
             if self.observer is not None:
                 self.observer((x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)))
             scale = self.weight * (self.variance + self.eps).rsqrt()
             return x * scale[:, None, None] + (self.bias - self.mean * scale)[:, None, None]
+        if torch.compiler.is_compiling():  # what the compiler fuses by itself needs no hand-written derivative
+            mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+            if self.observer is not None:
+                self.observer((mean, variance))
+            scale = self.weight * (variance + self.eps).rsqrt()
+            return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
         y, mean, rstd = _BatchNorm.apply(x, self.weight, self.bias, self.eps)
         if self.observer is not None:
             self.observer((mean, rstd.pow(-2) - self.eps))

@@ -1,0 +1,223 @@
+"""Speed and memory of an outer step of MAML, beside the same step by other libraries.
+
+python -m fewshot.bench
+python -m fewshot.bench only=[omniglot_1_step] sides=[ours,loop]
+
+All take the same weights and the same tensors, in one process and in turn, so that a machine that slows down
+slows all of them; their meta-gradients are compared first. A library that is not installed, or cannot do a case, is
+named and left out. Times are medians.
+"""
+
+import contextlib
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from fewshot import engine
+from fewshot.algorithms.maml import MAML
+from fewshot.bench import peers
+from fewshot.bench.case import Case, PlainNetwork, count_flops
+from fewshot.bench.figure import draw_growth
+from fewshot.bench.jax_twin import jax_twin
+from fewshot.bench.measure import bfloat16_works, matmul_gflops, peak_megabytes, synchronise, take_turns
+from fewshot.errors import UserError, one_line_errors
+from fewshot.evaluation import git_commit, versions, write_json
+from fewshot.models.parts import BodyAndHead
+from fewshot.tasks import Classification, TaskBatch
+
+PEERS: dict[str, Callable[[PlainNetwork, Case], peers.Step]] = {
+    "loop": peers.plain_loop,
+    "higher": peers.higher,
+    "torchopt": peers.torchopt,
+    "learn2learn": peers.learn2learn,
+    "parallel_metalearn": peers.parallel_metalearn,
+    "jax": jax_twin,
+}
+OURS = {  # name -> compiled, bfloat16
+    "ours": (False, False),
+    "compiled": (True, False),
+    "bf16": (False, True),
+    "compiled_bf16": (True, True),
+}
+
+
+@hydra.main(config_path="../../conf", config_name="bench", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Prints a row per side of every case and, last, the ratios; writes bench.json and growth.png."""
+    with one_line_errors():
+        benchmark(cfg)
+
+
+def benchmark(cfg: DictConfig) -> None:
+    """The whole run."""
+    _refuse_unknown(cfg)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
+    engine.keep_freed_memory()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    bf16 = bfloat16_works(device)
+    machine = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "matmul_gflops": matmul_gflops(device, torch.float32),
+        "matmul_gflops_bf16": matmul_gflops(device, torch.bfloat16) if bf16 else None,
+    }
+    half = f"{machine['matmul_gflops_bf16']:.0f}" if bf16 else "none (an instruction is missing)"
+    print(
+        f"{machine['device']}, {machine['threads']} threads: products of matrices at {machine['matmul_gflops']:.0f} "
+        f"GFLOP/s, in bfloat16 {half}",
+        flush=True,
+    )
+    cases = [
+        Case(name, create_graph=order == 2, **cfg.cases[name]) for name in cfg.only or cfg.cases for order in cfg.orders
+    ]
+    rows = [_measure(cfg, case, device, list(cfg.sides), machine) for case in cases]
+    growth = [
+        _measure(
+            cfg, Case(f"{key}_{value}", **{**cfg.growth_from, key: value}), device, list(cfg.growth_sides), machine
+        )
+        | {"key": key, "value": value}
+        for key, values in cfg.growth.items()
+        for value in values
+    ]
+    record = {"rows": rows, "growth": growth, "machine": machine, "versions": versions(), "git": git_commit()}
+    write_json(folder / "bench.json", record)
+    if growth:
+        draw_growth(growth, folder / "growth.png")
+    print(f"written: {folder / 'bench.json'}")
+    for row in rows:
+        _print_ratios(row, device)
+
+
+def _refuse_unknown(cfg: DictConfig) -> None:
+    for key, chosen, known in (
+        ("sides", [*cfg.sides, *cfg.growth_sides], [*OURS, *PEERS]),
+        ("only", cfg.only or [], list(cfg.cases)),
+        ("orders", cfg.orders, [1, 2]),
+    ):
+        for name in chosen:
+            if name not in known:
+                raise UserError(f"{key}={name} is not one of {', '.join(map(str, known))}")
+
+
+def _measure(
+    cfg: DictConfig, case: Case, device: torch.device, names: list[str], machine: dict[str, Any]
+) -> dict[str, Any]:
+    """Checks, times and sizes up every side of a case."""
+    torch.manual_seed(cfg.seed)
+    network = case.network().to(device)
+    plain, batch = PlainNetwork(network), TaskBatch(*(tensor.to(device) for tensor in case.batch(cfg.seed)))
+    steps, left_out = _prepare(case, network, plain, batch, names, machine)
+    flops = count_flops(peers.plain_loop(plain, case), batch)
+    timings = take_turns(steps, repeats=cfg.repeats, seconds=cfg.seconds)
+    order = "second" if case.create_graph else "first"
+    print(f"\n{case.name}, {order} order: {flops / 1e9:.0f} GFLOP", flush=True)
+    sides = {}
+    for name, timing in timings.items():
+        speed = flops / timing.median / 1e6
+        peak = None if name == "jax" else peak_megabytes(steps[name])
+        sides[name] = timing._asdict() | {"gflops": speed, "peak_mb": peak}
+        print(
+            f"  {name:18} {timing.median:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})"
+            f" {case.tasks / timing.median * 1e3:8.0f} tasks/s {speed:7.0f} GFLOP/s"
+            f" {speed / machine['matmul_gflops']:5.0%} of products" + ("" if peak is None else f" {peak:7.0f} MB"),
+            flush=True,
+        )
+    for name, why in left_out.items():
+        print(f"  {name:18} left out: {why}", flush=True)
+    return {"case": case.__dict__, "order": 2 if case.create_graph else 1, "sides": sides, "left_out": left_out}
+
+
+def _prepare(
+    case: Case, network: BodyAndHead, plain: PlainNetwork, batch: TaskBatch, names: list[str], machine: dict[str, Any]
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """The steps that work and agree with the plain loop's, and why the others are left out."""
+    network.zero_grad()
+    peers.plain_loop(plain, case)(batch)
+    expected = _gradient(network)
+    steps: dict[str, Callable[[], Any]] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        if name in OURS and OURS[name][1] and not machine["matmul_gflops_bf16"]:
+            left_out[name] = "no bfloat16 here"
+            continue
+        try:
+            with _quiet():
+                step = _ours(case, network, *OURS[name]) if name in OURS else PEERS[name](plain, case)
+                found = _run(step, network, batch)
+        except (ImportError, peers.NotOffered) as error:
+            left_out[name] = str(error).splitlines()[0]
+            continue
+        except Exception as error:  # a library that breaks is no reason to end the benchmark
+            left_out[name] = f"broke: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            continue
+        difference = ((found - expected).norm() / expected.norm()).item()
+        allowed = 0.3 if "bf16" in name else 0.05  # rounding, amplified where a ReLU or a maximum switches
+        if difference < allowed:
+            steps[name] = partial(_run, step, network, batch)
+        else:
+            left_out[name] = f"its meta-gradient differs by {difference:.1%} of the norm"
+    return steps, left_out
+
+
+def _ours(case: Case, network: nn.Module, compiled: bool, bf16: bool) -> peers.Step:
+    algorithm = MAML(
+        network,
+        Classification(case.n_way),
+        inner_steps=case.inner_steps,
+        eval_inner_steps=case.inner_steps,
+        inner_lr=case.inner_lr,
+        create_graph=case.create_graph,
+        task_chunk=32,  # as conf/algo/maml.yaml
+    )
+    whole = engine.Compiled(algorithm) if compiled else None
+    device = next(network.parameters()).device.type
+
+    def step(batch: TaskBatch) -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            engine.meta_backward(algorithm, batch, compiled=whole)
+
+    return step
+
+
+def _run(step: peers.Step, network: nn.Module, batch: TaskBatch) -> Tensor:
+    """A step from no gradient, and the gradient."""
+    network.zero_grad()
+    step(batch)
+    synchronise()
+    return _gradient(network)
+
+
+def _gradient(network: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What other libraries say of themselves when they are imported or compiled is not of this benchmark."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _print_ratios(row: dict[str, Any], device: torch.device) -> None:
+    """Each of ours against the fastest of the others."""
+    order = "second order" if row["order"] == 2 else "first order"
+    others = {name: side["median"] for name, side in row["sides"].items() if name not in OURS}
+    for name, side in row["sides"].items():
+        if name in OURS and others:
+            peer = min(others, key=lambda other: others[other])
+            ratio, which = others[peer] / side["median"], f"{row['case']['name']}, {name}"
+            print(f"{order}, {device.type}: {ratio:.2f} x the fastest peer ({peer}); {which}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""How the time of a step grows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+_LABELS = {"tasks": "tasks of a meta-batch", "inner_steps": "inner steps", "hidden": "channels"}
+_COLORS = ("#1f5f99", "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
+
+
+def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """One curve a side, one panel for each quantity that grows; milliseconds, both axes logarithmic."""
+    keys = list(dict.fromkeys(row["key"] for row in rows))
+    sides = list(dict.fromkeys(side for row in rows for side in row["sides"]))
+    figure = Figure(figsize=(3.4 * len(keys), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for axis, key in zip(axes, keys, strict=True):
+        for number, side in enumerate(sides):
+            found = [(row["value"], row["sides"][side]) for row in rows if row["key"] == key and side in row["sides"]]
+            x = [value for value, _ in found]
+            color = _COLORS[number % len(_COLORS)]
+            axis.plot(x, [each["median"] for _, each in found], "o-", markersize=4, color=color, label=side)
+            low, high = ([each[end] for _, each in found] for end in ("low", "high"))
+            axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel=_LABELS[key])
+        axis.xaxis.set_major_locator(FixedLocator(x))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_xticklabels([str(value) for value in x])
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
+    axes[0].set_ylabel("milliseconds a step")
+    axes[-1].legend(frameon=False, fontsize=8)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=150)

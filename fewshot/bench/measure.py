@@ -1,0 +1,87 @@
+"""Time, memory and arithmetic of a step."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.profiler import profile
+
+
+class Timing(NamedTuple):
+    """Milliseconds of a step."""
+
+    median: float
+    low: float
+    high: float
+
+
+def take_turns(sides: Mapping[str, Callable[[], Any]], *, repeats: int, seconds: float) -> dict[str, Timing]:
+    """Times every side once in each of several rounds, so that a machine that slows down slows all of them.
+
+    Args:
+        sides: steps that have run once before.
+        repeats: rounds.
+        seconds: a side that has taken so long in all sits the other rounds out.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, step in sides.items():
+            if not times[name] or sum(times[name]) < 1e3 * seconds:
+                synchronise()
+                started = time.perf_counter()
+                step()
+                synchronise()
+                times[name].append((time.perf_counter() - started) * 1e3)
+    return {name: Timing(statistics.median(each), min(each), max(each)) for name, each in times.items()}
+
+
+def peak_megabytes(step: Callable[[], Any]) -> float:
+    """The most that PyTorch held at one time during a step, beyond what it held before.
+
+    On a CPU the allocations and frees are counted as the profiler saw them: the process's own size would hold what
+    earlier steps have left behind.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    with profile(use_kineto=True, profile_memory=True) as seen:
+        step()
+    held = peak = 0
+    for event in sorted(seen.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / 1e6
+
+
+def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
+    """Speed of a product of two square matrices, the best of a few: GFLOP/s."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.rand(size, size, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        synchronise()
+        started = time.perf_counter()
+        a @ b
+        synchronise()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
+
+
+def bfloat16_works(device: torch.device) -> bool:
+    """Whether a product in bfloat16 survives: some virtual processors promise instructions that they do not have,
+    and the process dies of the first one. So another process tries."""
+    probe = f"import torch; a = torch.ones(64, 64, device='{device}').bfloat16(); (a @ a).sum().item()"
+    return subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0
+
+
+def synchronise() -> None:
+    """Waits for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,137 @@
+"""The benchmark: every side does the same work, what cannot be compared is left out and named."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from fewshot.bench import __main__ as bench
+from fewshot.bench import peers
+from fewshot.bench.case import Case, PlainNetwork, count_flops
+from fewshot.bench.measure import Timing, peak_megabytes, take_turns
+from fewshot.errors import UserError
+
+TINY = dict(tasks=2, n_way=3, blocks=2, hidden=4, image_size=8)
+
+
+def composed(folder: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("bench", list(overrides), return_hydra_config=True)
+    cfg.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(cfg.copy())
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def gradient(network: nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def test_the_field_s_speed_reference_has_its_parameters(compose_cfg) -> None:
+    cfg = compose_cfg(config="bench", small=False)
+    assert sum(p.numel() for p in Case("reference", **cfg.cases.reference).network().parameters()) == 75_205
+    assert sum(p.numel() for p in Case("omniglot", **cfg.cases.omniglot_1_step).network().parameters()) == 112_261
+
+
+@pytest.mark.parametrize("create_graph", [True, False])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_ours_and_the_plain_loop_are_the_same_step(create_graph: bool, steps: int) -> None:
+    torch.manual_seed(0)
+    case = Case("tiny", **TINY, inner_steps=steps, create_graph=create_graph)
+    network = case.network().double()
+    batch = case.batch(0)
+    batch = batch._replace(support_x=batch.support_x.double(), query_x=batch.query_x.double())
+    found = []
+    for step in (bench._ours(case, network, False, False), peers.plain_loop(PlainNetwork(network), case)):
+        network.zero_grad()
+        step(batch)
+        found.append(gradient(network))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-12)
+
+
+def test_arithmetic_is_counted(monkeypatch) -> None:
+    """Images of one pixel and one inner step of first order: the head alone multiplies matrices."""
+    case = Case("one", tasks=3, n_way=2, blocks=0, image_size=1, create_graph=False)
+
+    def step(batch) -> None:
+        nn.functional.linear(batch.support_x.flatten(2)[0], torch.ones(5, 1))
+
+    assert count_flops(step, case.batch(0)) == 3 * 2 * (2 * 1 * 5)
+
+
+def test_memory_is_the_most_that_was_held_at_once() -> None:
+    def step() -> None:
+        for _ in range(3):
+            torch.ones(1_000_000).sum()  # four megabytes, let go of each time
+
+    assert peak_megabytes(step) == pytest.approx(4, rel=0.05)
+
+
+def test_sides_take_turns_and_the_slow_sit_out() -> None:
+    turns: list[str] = []
+
+    def side(name: str):
+        return lambda: turns.append(name)
+
+    timings = take_turns({"a": side("a"), "b": side("b")}, repeats=3, seconds=60)
+    assert turns == ["a", "b"] * 3
+    assert isinstance(timings["a"], Timing)
+    assert timings["a"].low <= timings["a"].median <= timings["a"].high
+    turns.clear()
+    take_turns({"a": side("a")}, repeats=3, seconds=0)
+    assert turns == ["a"]
+
+
+def test_the_record_and_the_last_lines(tmp_path, capsys, monkeypatch) -> None:
+    def broken(network, case):
+        raise ImportError("No module named 'broken'")
+
+    def wrong(network, case):
+        def step(batch) -> None:
+            for parameter in network.parameters():
+                parameter.grad = torch.ones_like(parameter)
+
+        return step
+
+    monkeypatch.setitem(bench.PEERS, "higher", broken)
+    monkeypatch.setitem(bench.PEERS, "torchopt", wrong)
+    cfg = composed(tmp_path, "sides=[ours,loop,higher,torchopt]", "repeats=1")
+    cfg.cases, cfg.growth, cfg.growth_from = {"tiny": TINY}, {"tasks": [1, 2]}, TINY
+    bench.benchmark(cfg)
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["order"] for row in record["rows"]] == [2, 1]
+    for row in record["rows"]:
+        assert set(row["sides"]) == {"ours", "loop"}
+        assert row["left_out"]["higher"] == "No module named 'broken'"
+        assert "its meta-gradient differs by" in row["left_out"]["torchopt"]
+        assert all(math.isfinite(side["gflops"]) and side["peak_mb"] > 0 for side in row["sides"].values())
+    assert [row["value"] for row in record["growth"]] == [1, 2]
+    assert (tmp_path / "growth.png").is_file()
+    last = capsys.readouterr().out.strip().splitlines()[-2:]
+    assert last[0].startswith("second order, cpu: ")
+    assert last[1].startswith("first order, cpu: ")
+    assert "x the fastest peer (loop)" in last[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sides=[mine]", "sides=mine is not one of ours, compiled"),
+        ("only=[omniglot]", "only=omniglot is not one of omniglot_1_step"),
+        ("orders=[3]", "orders=3 is not one of 1, 2"),
+    ],
+)
+def test_refusals(tmp_path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        bench.benchmark(composed(tmp_path, override))
+
+
+def test_too_many_blocks() -> None:
+    with pytest.raises(UserError, match="after blocks=5 nothing is left of images with image_size=28"):
+        Case("deep", blocks=5)
