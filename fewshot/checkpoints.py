@@ -35,9 +35,20 @@ def read(path: str) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(module: Any, checkpoint: dict[str, Any], path: str) -> None:
-    """Puts a checkpoint's weights into a module that must fit them exactly."""
+def load_weights(module: Any, checkpoint: dict[str, Any], path: str, *, leave_statistics: bool = False) -> None:
+    """Puts a checkpoint's weights into a module that must fit them exactly.
+
+    Args:
+        leave_statistics: running statistics stay in the checkpoint where the module goes by the batch.
+    """
+    from fewshot.models.running_statistics import RunningStatistics
+
     theirs, ours = checkpoint["state_dict"], module.state_dict()
+    if leave_statistics:
+        by_batch = [
+            f"{n}." for n, part in module.named_modules() if isinstance(part, RunningStatistics) and not len(part)
+        ]
+        theirs = {name: value for name, value in theirs.items() if not name.startswith(tuple(by_batch))}
     for name in sorted(theirs.keys() | ours.keys()):
         there, here = (tuple(s[name].shape) if name in s else "missing" for s in (theirs, ours))
         if there != here:

@@ -88,7 +88,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             data, learner = build_learner(cfg)
             score = partial(_test, cfg, folder, data=data, checkpoint=cfg.ckpt_path)
         if cfg.ckpt_path:
-            checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
+            checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path, leave_statistics=True)
         elif any(p.requires_grad for p in learner.parameters()):
             raise UserError(
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"

@@ -149,6 +149,18 @@ def test_overrides_of_an_evaluation_take_effect(compose_cfg: Compose, tmp_path: 
     assert found["k_shot"] == 2
 
 
+def test_a_network_with_running_statistics_can_be_scored_by_the_batch(compose_cfg: Compose, tmp_path: Path) -> None:
+    trained = run_train(compose_cfg, tmp_path / "a", "algo=protonet")
+    best = f"ckpt_path={tmp_path / 'a' / 'checkpoints' / 'best.ckpt'}"
+    by_batch = ("algo=protonet", best, "algo.running_momentum=null")
+    found = evaluate(compose_cfg(*by_batch, config="evaluate", folder=tmp_path / "b"))
+    assert (trained["normalization"], found["normalization"]) == ("inductive", "transductive")
+    assert found["episodes_sha256"] == trained["episodes_sha256"]
+    assert found["mean"] != trained["mean"]
+    with pytest.raises(UserError, match="does not fit this model: algorithm.statistics"):
+        train(compose_cfg(*by_batch, "trainer.max_steps=9", folder=tmp_path / "c"))
+
+
 def test_wandb_offline_is_closed_and_says_how_it_ended(compose_cfg: Compose, tmp_path: Path) -> None:
     import wandb
 
