@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot.algorithms.base import Algorithm, Fitted, Outcome
 from fewshot.errors import UserError
@@ -79,6 +80,16 @@ class Compiled:
         """The gradient of the summed meta-loss, and every task's outcome."""
         detached = {name: value.detach() for name, value in params.items()}
         return self._gradient(detached, chunk)
+
+
+def count_flops(algorithm: Algorithm, batch: TaskBatch) -> float:
+    """Floating-point operations of the meta-gradient of T tasks: those of convolutions and of matrix products, a
+    multiplication and an addition counted as two. One task is computed, and nothing but the count is kept."""
+    one = TaskBatch(*(tensor[:1] for tensor in batch))
+    params = {name: value.detach() for name, value in algorithm.named_parameters()}
+    with FlopCounterMode(display=False) as counter:
+        torch.func.grad(lambda params: _outcomes(algorithm, params, one).loss.sum())(params)
+    return counter.get_total_flops() * len(batch.support_y)
 
 
 def _outcomes(algorithm: Algorithm, params: Params, chunk: TaskBatch) -> Outcome:

@@ -1,7 +1,6 @@
 """The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -79,11 +78,6 @@ class MetaLearner(LightningModule):
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.curve_seen = 0
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
-        self._since = (0, 0.0)  # step and time of the latest report of speed
-
-    def on_fit_start(self) -> None:
-        """Starts the clock."""
-        self._since = (self.global_step, time.perf_counter())
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update from T tasks."""
@@ -110,7 +104,7 @@ class MetaLearner(LightningModule):
         self.latest_loss = losses.mean()
         if reporting:  # Lightning writes at these steps alone, and takes as long for a log as a small step does
             report = {"loss": self.latest_loss, self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
-            self._log_all("train", report | {"tasks_per_second": self._tasks_per_second(tasks)}, tasks)
+            self._log_all("train", report, tasks)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed validation tasks."""
@@ -188,12 +182,6 @@ class MetaLearner(LightningModule):
         }
         self._log_all(stage, report, tasks)
 
-    def _tasks_per_second(self, tasks: int) -> float:
-        """The rate since the latest report, validation left out."""
-        (step, then), now = self._since, time.perf_counter()
-        self._since = (self.global_step, now)
-        return (self.global_step - step) * tasks / (now - then)
-
     @torch.inference_mode(False)
     def _evaluate(self, batch: TaskBatch, stage: Stage) -> None:
         batch = _differentiable(batch)
@@ -221,7 +209,6 @@ class MetaLearner(LightningModule):
         report = {"loss": self.evaluated.losses.mean(), short: mean, "ci95": ci95}
         self._log_all(stage, report, episodes)
         self._log_states(stage, curve.mean(1).float(), curve.shape[1])
-        self._since = (self.global_step, time.perf_counter())
 
 
 def _differentiable(batch: TaskBatch) -> TaskBatch:

@@ -11,10 +11,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from fewshot import engine
 from fewshot.bench import __main__ as bench
 from fewshot.bench import peers
-from fewshot.bench.case import Case, PlainNetwork, count_flops
+from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.measure import Timing, peak_megabytes, take_turns
 from fewshot.errors import UserError
 
@@ -55,14 +57,14 @@ def test_ours_and_the_plain_loop_are_the_same_step(create_graph: bool, steps: in
     torch.testing.assert_close(*found, rtol=1e-8, atol=1e-12)
 
 
-def test_arithmetic_is_counted(monkeypatch) -> None:
-    """Images of one pixel and one inner step of first order: the head alone multiplies matrices."""
-    case = Case("one", tasks=3, n_way=2, blocks=0, image_size=1, create_graph=False)
-
-    def step(batch) -> None:
-        nn.functional.linear(batch.support_x.flatten(2)[0], torch.ones(5, 1))
-
-    assert count_flops(step, case.batch(0)) == 3 * 2 * (2 * 1 * 5)
+@pytest.mark.parametrize("create_graph", [True, False])
+def test_arithmetic_is_that_of_the_plain_loop(create_graph: bool) -> None:
+    case = Case("tiny", **TINY, create_graph=create_graph)
+    network = case.network()
+    with FlopCounterMode(display=False) as counter:
+        peers.plain_loop(PlainNetwork(network), case)(case.batch(0))
+    assert engine.count_flops(bench._maml(case, network), case.batch(0)) == counter.get_total_flops()
+    assert not any(p.grad is None or p.grad.isnan().any() for p in network.parameters())
 
 
 def test_memory_is_the_most_that_was_held_at_once() -> None:

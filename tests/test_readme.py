@@ -96,7 +96,18 @@ def test_links_and_files_exist() -> None:
 
 def test_every_logged_name_is_in_the_glossary() -> None:
     glossary = README.split("## What the numbers are called")[1].split("\n## ")[0]
-    for name in ("loss", "acc", "acc_step_K", "loss_step_K", "grad_norm", "lr", "tasks_per_second", "ci95"):
+    for name in (
+        "loss",
+        "acc",
+        "acc_step_K",
+        "loss_step_K",
+        "grad_norm",
+        "lr",
+        "tasks_per_second",
+        "gflops_per_second",
+        "peak_memory_mb",
+        "ci95",
+    ):
         assert f"`{name}`" in glossary or f"/{name}`" in glossary, name
 
 

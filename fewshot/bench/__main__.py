@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fewshot import engine
 from fewshot.algorithms.maml import MAML
 from fewshot.bench import peers
-from fewshot.bench.case import Case, PlainNetwork, count_flops
+from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.figure import draw_growth
 from fewshot.bench.jax_twin import jax_twin
 from fewshot.bench.measure import bfloat16_works, matmul_gflops, peak_megabytes, synchronise, take_turns
@@ -116,7 +116,7 @@ def _measure(
     network = case.network().to(device)
     plain, batch = PlainNetwork(network), TaskBatch(*(tensor.to(device) for tensor in case.batch(cfg.seed)))
     steps, left_out = _prepare(case, network, plain, batch, names, machine)
-    flops = count_flops(peers.plain_loop(plain, case), batch)
+    flops = engine.count_flops(_maml(case, network), batch)
     timings = take_turns(steps, repeats=cfg.repeats, seconds=cfg.seconds)
     order = "second" if case.create_graph else "first"
     print(f"\n{case.name}, {order} order: {flops / 1e9:.0f} GFLOP", flush=True)
@@ -168,8 +168,8 @@ def _prepare(
     return steps, left_out
 
 
-def _ours(case: Case, network: nn.Module, compiled: bool, bf16: bool) -> peers.Step:
-    algorithm = MAML(
+def _maml(case: Case, network: nn.Module) -> MAML:
+    return MAML(
         network,
         Classification(case.n_way),
         inner_steps=case.inner_steps,
@@ -178,6 +178,10 @@ def _ours(case: Case, network: nn.Module, compiled: bool, bf16: bool) -> peers.S
         create_graph=case.create_graph,
         task_chunk=32,  # as conf/algo/maml.yaml
     )
+
+
+def _ours(case: Case, network: nn.Module, compiled: bool, bf16: bool) -> peers.Step:
+    algorithm = _maml(case, network)
     whole = engine.Compiled(algorithm) if compiled else None
     device = next(network.parameters()).device.type
 

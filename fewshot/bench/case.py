@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot.errors import UserError
 from fewshot.models.conv4 import block
@@ -87,12 +86,3 @@ class PlainNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (M, C, H, W) -> logits (M, n_out)."""
         return self.head(self.body(x))
-
-
-def count_flops(step: object, batch: TaskBatch) -> float:
-    """Floating-point operations of a step, those of its convolutions and matrix products, a multiplication and an
-    addition counted as two: of the first task, times the tasks."""
-    first = TaskBatch(*(tensor[:1] for tensor in batch))
-    with FlopCounterMode(display=False) as counter:
-        step(first)  # type: ignore[operator]
-    return counter.get_total_flops() * len(batch.support_y)

@@ -1,0 +1,59 @@
+"""How fast training goes, as metrics of the run."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from fewshot import engine
+from fewshot.outer import MetaLearner
+from fewshot.tasks import TaskBatch
+
+
+class Speed(Callback):
+    """Logs tasks and floating-point operations per second of training, and the most memory that was held.
+
+    At the steps where the trainer logs; time spent in validation is left out. Operations are those of convolutions and
+    matrix products, counted once, at the first such step: they change only where an algorithm changes its steps.
+    """
+
+    def __init__(self) -> None:
+        self._since = (0, 0.0)  # step and time of the latest report
+        self._flops = 0.0  # of a task
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._since = (trainer.global_step, time.perf_counter())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts it anew."""
+        self._since = (trainer.global_step, time.perf_counter())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: TaskBatch, batch_idx: int
+    ) -> None:
+        """Reports the steps since the latest report."""
+        if trainer.global_step % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, MetaLearner)
+        (step, then), now, tasks = self._since, time.perf_counter(), len(batch.support_y)
+        rate = (trainer.global_step - step) * tasks / (now - then)
+        self._flops = self._flops or engine.count_flops(pl_module.algorithm, batch) / tasks
+        report = {
+            "train/tasks_per_second": rate,
+            "train/gflops_per_second": rate * self._flops / 1e9,
+            "train/peak_memory_mb": peak_memory_mb(pl_module.device),
+        }
+        pl_module.log_dict(report, batch_size=tasks)
+        self._since = (trainer.global_step, time.perf_counter())
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory held until now: PyTorch's on a GPU, the whole process's elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
