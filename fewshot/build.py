@@ -14,8 +14,8 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fewshot.algorithms.base import Algorithm
+from fewshot.allocation import keep_freed_memory
 from fewshot.data.task_data import TaskData
-from fewshot.engine import keep_freed_memory
 from fewshot.errors import UserError
 from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner

@@ -5,11 +5,9 @@ a chunk at a time: a chunk's activations fit the caches and bound the memory, an
 meta-gradient is added up before the next one starts. Any split gives the same sums.
 """
 
-import ctypes
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot.algorithms.base import Algorithm, Fitted, Outcome
+from fewshot.chunks import in_chunks
 from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
@@ -43,8 +42,8 @@ def meta_backward(
         all detached.
     """
     params: Params = dict(algorithm.named_parameters())
-    parts = []
-    for chunk in _chunks(batch, algorithm.task_chunk):
+
+    def of(chunk: TaskBatch) -> Outcome:
         if compiled is None:
             outcome = _outcomes(algorithm, params, chunk)
             total = outcome.loss.sum()
@@ -52,7 +51,9 @@ def meta_backward(
             gradients, outcome = compiled(params, chunk)
             total = with_gradient(outcome.loss.sum(), params, gradients)
         backward(total / len(batch.support_y))
-        parts.append(tree_map(torch.Tensor.detach, outcome))
+        return tree_map(torch.Tensor.detach, outcome)
+
+    parts = in_chunks(algorithm, batch, of)
     joined = tree_map(lambda *chunks: torch.cat(chunks), *parts)
     return joined._replace(observed={name: value.mean(0) for name, value in joined.observed.items()})
 
@@ -107,12 +108,13 @@ def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", e
     Returns:
         (2, T, S): losses, scores.
     """
-    parts = []
-    for chunk in _chunks(batch, algorithm.task_chunk):
+
+    def of(chunk: TaskBatch) -> Tensor:
         states = _fit(algorithm, chunk, stage)
         kept = states if every_state else states[-1:]
-        parts.append(torch.stack([_judge(algorithm, state, chunk) for state in kept], dim=-1))
-    return torch.cat(parts, dim=1)
+        return torch.stack([_judge(algorithm, state, chunk) for state in kept], dim=-1)
+
+    return torch.cat(in_chunks(algorithm, batch, of), dim=1)
 
 
 @torch.no_grad()
@@ -122,12 +124,13 @@ def predict(algorithm: Algorithm, batch: TaskBatch, *, every_state: bool = False
     Returns:
         (T, N*Q, …), of the last state; with `every_state` of all S of them, (S, T, N*Q, …).
     """
-    parts = []
-    for chunk in _chunks(batch, algorithm.task_chunk):
+
+    def of(chunk: TaskBatch) -> Tensor:
         states = _fit(algorithm, chunk, "test")
         kept = states if every_state else states[-1:]
-        parts.append(torch.stack([_predict(algorithm, state, chunk.query_x) for state in kept]))
-    joined = torch.cat(parts, dim=1)
+        return torch.stack([_predict(algorithm, state, chunk.query_x) for state in kept])
+
+    joined = torch.cat(in_chunks(algorithm, batch, of), dim=1)
     return joined if every_state else joined[0]
 
 
@@ -138,11 +141,12 @@ def distributions(algorithm: Algorithm, batch: TaskBatch) -> Tensor | None:
     Returns:
         (T, N*Q, …), or None where it says nothing.
     """
-    found = []
-    for chunk in _chunks(batch, algorithm.task_chunk):
+
+    def of(chunk: TaskBatch) -> list[Tensor | None]:
         fitted = _fit(algorithm, chunk, "test")[-1]
-        for task, x in enumerate(chunk.query_x):
-            found.append(algorithm.distribution(_row(fitted, task), x))
+        return [algorithm.distribution(_row(fitted, task), x) for task, x in enumerate(chunk.query_x)]
+
+    found = [each for part in in_chunks(algorithm, batch, of) for each in part]
     return None if found[0] is None else torch.stack(found)  # type: ignore[arg-type]
 
 
@@ -173,26 +177,3 @@ def _predict(algorithm: Algorithm, fitted: Fitted, query_x: Tensor) -> Tensor:
 
 def _row(tree: Fitted, index: int) -> Fitted:
     return tree_map(lambda leaf: leaf[index], tree)
-
-
-def _chunks(batch: TaskBatch, size: int | None) -> Iterator[TaskBatch]:
-    tasks = len(batch.support_y)
-    for start in range(0, tasks, size or tasks):
-        yield TaskBatch(*(tensor[start : start + (size or tasks)] for tensor in batch))
-
-
-def keep_freed_memory() -> None:
-    """Asks glibc to keep freed blocks instead of handing them back to the system; elsewhere does nothing.
-
-    A meta-step frees and takes back the same megabytes hundreds of times. Each return costs a page fault
-    per 4 KiB: 109,000 faults and 16 % of the processor time of a MAML step, measured on two CPU cores.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # musl
-        return
-    m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h
-    mallopt(m_mmap_threshold, 1 << 30)
-    mallopt(m_trim_threshold, (1 << 31) - 1)

@@ -15,6 +15,7 @@ from torchmetrics.aggregation import CatMetric
 
 from fewshot import engine
 from fewshot.algorithms.base import Algorithm
+from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
 from fewshot.tasks import Stage, TaskBatch
@@ -60,6 +61,7 @@ class MetaLearner(LightningModule):
             raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
         if curve_episodes < 1:
             raise UserError(f"outer.curve_episodes={curve_episodes} must be at least 1")
+        refuse_bad_chunk(algorithm.task_chunk)
         if compile and algorithm.anneals:
             raise UserError(
                 f"outer.compile=true, but {type(algorithm).__name__} computes something else from step to step, and "

@@ -17,8 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from fewshot.allocation import keep_freed_memory
 from fewshot.data.sequence_tasks import Sequences, associative_recall, copy
-from fewshot.engine import keep_freed_memory
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
 from fewshot.memory.network import MEMORIES, MemoryNetwork

@@ -1,14 +1,12 @@
 """How fast training goes, as metrics of the run."""
 
-import resource
-import sys
 import time
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 
 from fewshot import engine
+from fewshot.allocation import peak_memory_mb
 from fewshot.outer import MetaLearner
 from fewshot.tasks import TaskBatch
 
@@ -49,11 +47,3 @@ class Speed(Callback):
         }
         pl_module.log_dict(report, batch_size=tasks)
         self._since = (trainer.global_step, time.perf_counter())
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The most memory held until now: PyTorch's on a GPU, the whole process's elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)

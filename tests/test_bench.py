@@ -14,10 +14,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot import engine
+from fewshot.allocation import bytes_of
 from fewshot.bench import __main__ as bench
 from fewshot.bench import peers
 from fewshot.bench.case import Case, PlainNetwork
-from fewshot.bench.measure import Timing, peak_megabytes, take_turns
+from fewshot.bench.measure import Timing, take_turns
 from fewshot.errors import UserError
 
 TINY = dict(tasks=2, n_way=3, blocks=2, hidden=4, image_size=8)
@@ -72,7 +73,7 @@ def test_memory_is_the_most_that_was_held_at_once() -> None:
         for _ in range(3):
             torch.ones(1_000_000).sum()  # four megabytes, let go of each time
 
-    assert peak_megabytes(step) == pytest.approx(4, rel=0.05)
+    assert bytes_of(step, torch.device("cpu"))[1] == pytest.approx(4e6, rel=0.05)
 
 
 def test_sides_take_turns_and_the_slow_sit_out() -> None:

@@ -1,15 +1,18 @@
 """Many tasks at once give what one task at a time gives."""
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
 from conftest import one_task, random_tasks, small_maml
 
-from fewshot import engine
+from fewshot import chunks, engine
 from fewshot.algorithms.base import Algorithm
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.protonet import ProtoNet
+from fewshot.chunks import in_chunks, refuse_bad_chunk
+from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
 from fewshot.tasks import Classification, TaskBatch
 
@@ -22,8 +25,8 @@ def gradients(algorithm: MAML, batch: TaskBatch) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("create_graph", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 100])
-def test_vectorised_and_chunked_is_one_task_at_a_time(create_graph: bool, norm: str, chunk: int | None) -> None:
+@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 100, "auto"])
+def test_vectorised_and_chunked_is_one_task_at_a_time(create_graph: bool, norm: str, chunk: int | str | None) -> None:
     algorithm, batch = small_maml(steps=2, create_graph=create_graph, norm=norm), random_tasks(4)
     params = dict(algorithm.named_parameters())
     mean = sum(algorithm.meta_loss(params, one_task(batch, t))[0] for t in range(4)) / 4
@@ -43,8 +46,8 @@ def test_gradient_is_a_mean_over_tasks() -> None:
         torch.testing.assert_close(once, twice, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
-def test_evaluation_is_fit_then_predict(chunk: int | None) -> None:
+@pytest.mark.parametrize("chunk", [None, 3, "auto"])
+def test_evaluation_is_fit_then_predict(chunk: int | str | None) -> None:
     algorithm, batch = small_maml(steps=3), random_tasks(5)
     algorithm.task_chunk = chunk
     params = dict(algorithm.named_parameters())
@@ -69,6 +72,55 @@ def test_evaluation_takes_its_own_steps_and_keeps_no_graph() -> None:
     assert engine.evaluate(algorithm, random_tasks(2), stage="train", every_state=True).shape[-1] == 2
     assert not judged.requires_grad
     assert all(p.grad is None for p in algorithm.parameters())
+
+
+def automatic(most: int) -> tuple[MAML, list[int], Callable[[TaskBatch], int]]:
+    """A learner, and a computation that runs out of memory above so many tasks, with half a gradient added."""
+    algorithm, computed = small_maml(), []
+    algorithm.task_chunk = "auto"
+
+    def compute(chunk: TaskBatch) -> int:
+        tasks = len(chunk.support_y)
+        for parameter in algorithm.parameters():
+            parameter.grad = (0 if parameter.grad is None else parameter.grad) + torch.full_like(parameter, tasks)
+            if tasks > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        computed.append(tasks)
+        return tasks
+
+    return algorithm, computed, compute
+
+
+def test_a_chunk_that_does_not_fit_is_halved_for_good() -> None:
+    algorithm, computed, compute = automatic(most=5)
+    assert sum(in_chunks(algorithm, random_tasks(20), compute)) == 20
+    assert computed == [1, 4, 4, 4, 4, 3]  # one to measure; 32, 16 and 8 did not fit
+    assert all((p.grad == 20).all() for p in algorithm.parameters()), "what failed left half a gradient behind"
+    computed.clear()
+    in_chunks(algorithm, random_tasks(8), compute)
+    assert computed == [4, 4]
+
+
+def test_memory_says_how_many_tasks_go_at_once(monkeypatch) -> None:
+    algorithm, computed, compute = automatic(most=100)
+    monkeypatch.setattr(chunks, "bytes_of", lambda compute, device: (compute(), 10))
+    monkeypatch.setattr(chunks, "free_bytes", lambda device: 64)
+    in_chunks(algorithm, random_tasks(8), compute)
+    assert computed == [1, 3, 3, 1]  # half of what is free holds three
+
+
+def test_one_task_that_does_not_fit_is_told() -> None:
+    algorithm, _, compute = automatic(most=1)
+    in_chunks(algorithm, random_tasks(4), compute)
+    algorithm, _, compute = automatic(most=0)
+    with pytest.raises(UserError, match="memory does not hold one task"):
+        in_chunks(algorithm, random_tasks(4), compute)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, "all"])
+def test_bad_chunks_are_refused(chunk: int | str) -> None:
+    with pytest.raises(UserError, match=f"algo.task_chunk={chunk} must be at least 1, auto, or null"):
+        refuse_bad_chunk(chunk)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

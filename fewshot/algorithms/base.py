@@ -32,7 +32,7 @@ class Algorithm(nn.Module, ABC):
     inner_steps: int = 0  # steps that `fit` takes in meta-training; 0 where there are none
     eval_inner_steps: int = 0  # in validation
     test_inner_steps: int = 0  # in testing and in use
-    task_chunk: int | None = None  # tasks that are computed together; None: the whole meta-batch
+    task_chunk: int | str | None = None  # tasks that are computed together; None: the whole meta-batch
     fixed_labels: bool = False  # True: trains a classifier of fixed classes, with the same labels in every task
     needs_classes: bool = False  # True: for classification only
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has

@@ -51,7 +51,7 @@ class BaselinePlusPlus(EmbeddingBased):
         inner_optimizer: InnerOptimizer | None = None,
         scale: float,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(model, kind, running_momentum=running_momentum, task_chunk=task_chunk)
         if min(eval_inner_steps, test_inner_steps or 0) < 0:

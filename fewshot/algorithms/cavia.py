@@ -42,7 +42,7 @@ class CAVIA(GradientBased):
         inner_lr: float,
         inner_optimizer: InnerOptimizer | None = None,
         create_graph: bool,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(
             model,

@@ -44,7 +44,7 @@ class CNP(EmbeddingBased):
         encoder: Sequence[int],
         decoder: Sequence[int],
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         size, outputs = embedding_size(model, type(self).__name__), kind.outputs("train")
         if min(code, *encoder, *decoder, len(encoder), len(decoder)) < 1:

@@ -37,7 +37,7 @@ class EmbeddingBased(Algorithm, ABC):
         kind: the task kind.
         running_momentum: how much of the running statistics a meta-batch replaces; None: there are none.
         beside: what is meta-learned beside the body and is a network too, by name.
-        task_chunk: tasks computed together; None: all.
+        task_chunk: tasks computed together; None: all; "auto": as many as memory holds.
     """
 
     any_way = True
@@ -49,7 +49,7 @@ class EmbeddingBased(Algorithm, ABC):
         *,
         running_momentum: float | None = None,
         beside: Mapping[str, nn.Module] | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__()
         self.body, _ = parts(model, type(self).__name__)

@@ -31,7 +31,7 @@ class GradientBased(Algorithm, ABC):
         inner_optimizer: what turns its gradient into a step; None: gradient descent.
         create_graph: whether the meta-gradient passes through the steps.
         adapt_norm: whether the scales and shifts of normalisation layers adapt too, or stay as meta-learned.
-        task_chunk: tasks adapted together; None: all of the meta-batch.
+        task_chunk: tasks adapted together; None: all of the meta-batch; "auto": as many as memory holds.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class GradientBased(Algorithm, ABC):
         inner_optimizer: InnerOptimizer | None = None,
         create_graph: bool,
         adapt_norm: bool = True,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__()
         if inner_steps < 1 and not self.fixed_labels:  # a classifier of fixed classes trains without tasks

@@ -47,7 +47,7 @@ class IMAML(GradientBased):
         regularization: float,
         cg_steps: int,
         cg_damping: float = 0.0,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(
             model,

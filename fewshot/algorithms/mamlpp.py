@@ -52,7 +52,7 @@ class MAMLPlusPlus(GradientBased):
         multi_step_until: int,
         second_order_from: int,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(
             model,

@@ -50,7 +50,7 @@ class MANN(EmbeddingBased):
         read_heads: int,
         hidden: int,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         if memory not in MEMORIES:
             raise UserError(f"algo.memory={memory} is not one of {', '.join(MEMORIES)}")

@@ -51,7 +51,7 @@ class MatchingNet(EmbeddingBased):
         scale: float,
         processing_steps: int = 0,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         size = embedding_size(model, type(self).__name__)
         inputs = {"forth": size, "back": size, "look": 2 * size}  # a look takes in what the last one found

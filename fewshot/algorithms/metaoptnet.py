@@ -43,7 +43,7 @@ class MetaOptNet(EmbeddingBased):
         solver_steps: int,
         scale: float = 1.0,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(model, kind, running_momentum=running_momentum, task_chunk=task_chunk)
         if not (cost > 0 and scale > 0):

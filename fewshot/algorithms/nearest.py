@@ -25,14 +25,14 @@ class Nearest(Algorithm):
         model: its body, as it starts, is the random network; unused with pixels.
         kind: the task kind, which gives the score.
         space: "pixels" or "network".
-        task_chunk: tasks answered together; None: all.
+        task_chunk: tasks answered together; None: all; "auto": as many as memory holds.
     """
 
     needs_classes = True
     any_way = True
 
     def __init__(
-        self, model: nn.Module, kind: TaskKind, *, space: str = "pixels", task_chunk: int | None = None
+        self, model: nn.Module, kind: TaskKind, *, space: str = "pixels", task_chunk: int | str | None = None
     ) -> None:
         super().__init__()
         if space not in ("pixels", "network"):

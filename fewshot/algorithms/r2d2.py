@@ -39,7 +39,7 @@ class R2D2(EmbeddingBased):
         regularization: float,
         scale: float,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(model, kind, running_momentum=running_momentum, task_chunk=task_chunk)
         if not (regularization > 0 and scale > 0):

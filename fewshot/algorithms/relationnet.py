@@ -44,7 +44,7 @@ class RelationNet(EmbeddingBased):
         hidden: int,
         norm: str,
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         if hidden < 1:
             raise UserError(f"algo.hidden={hidden} must be at least 1")

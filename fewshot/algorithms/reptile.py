@@ -42,7 +42,7 @@ class Reptile(GradientBased):
         inner_optimizer: InnerOptimizer | None = None,
         inner_batch: int | None = None,
         eval_inner_batch: int | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(
             model,

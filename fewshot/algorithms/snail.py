@@ -47,7 +47,7 @@ class SNAIL(EmbeddingBased):
         keys: Sequence[int],
         values: Sequence[int],
         running_momentum: float | None = None,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         if min(k_shot, filters, *keys, *values) < 1 or not len(keys) == len(values) == 3:
             raise UserError(

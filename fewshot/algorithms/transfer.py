@@ -35,7 +35,7 @@ class Transfer(GradientBased):
         inner_lr: float,
         inner_optimizer: InnerOptimizer | None = None,
         adapt_norm: bool = True,
-        task_chunk: int | None = None,
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__(
             model,

@@ -18,10 +18,10 @@ class Zero(Algorithm):
     Args:
         model: unused, so that the command line of every algorithm is the same.
         kind: the task kind, which gives the score.
-        task_chunk: tasks answered together; None: all.
+        task_chunk: tasks answered together; None: all; "auto": as many as memory holds.
     """
 
-    def __init__(self, model: nn.Module, kind: TaskKind, *, task_chunk: int | None = None) -> None:
+    def __init__(self, model: nn.Module, kind: TaskKind, *, task_chunk: int | str | None = None) -> None:
         super().__init__()
         self.kind = kind
         self.task_chunk = task_chunk

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from fewshot import engine
 from fewshot.algorithms.maml import MAML
+from fewshot.allocation import bytes_of, keep_freed_memory
 from fewshot.bench import peers
 from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.figure import draw_growth
 from fewshot.bench.jax_twin import jax_twin
-from fewshot.bench.measure import bfloat16_works, matmul_gflops, peak_megabytes, synchronise, take_turns
+from fewshot.bench.measure import bfloat16_works, matmul_gflops, synchronise, take_turns
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
 from fewshot.models.parts import BodyAndHead
@@ -61,7 +62,7 @@ def benchmark(cfg: DictConfig) -> None:
     """The whole run."""
     _refuse_unknown(cfg)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
-    engine.keep_freed_memory()
+    keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     bf16 = bfloat16_works(device)
     machine = {
@@ -123,7 +124,7 @@ def _measure(
     sides = {}
     for name, timing in timings.items():
         speed = flops / timing.median / 1e6
-        peak = None if name == "jax" else peak_megabytes(steps[name])
+        peak = None if name == "jax" else bytes_of(steps[name], device)[1] / 1e6
         sides[name] = timing._asdict() | {"gflops": speed, "peak_mb": peak}
         print(
             f"  {name:18} {timing.median:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch.autograd.profiler import profile
 
 
 class Timing(NamedTuple):
@@ -37,27 +36,6 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], *, repeats: int, seconds:
                 synchronise()
                 times[name].append((time.perf_counter() - started) * 1e3)
     return {name: Timing(statistics.median(each), min(each), max(each)) for name, each in times.items()}
-
-
-def peak_megabytes(step: Callable[[], Any]) -> float:
-    """The most that PyTorch held at one time during a step, beyond what it held before.
-
-    On a CPU the allocations and frees are counted as the profiler saw them: the process's own size would hold what
-    earlier steps have left behind.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with profile(use_kineto=True, profile_memory=True) as seen:
-        step()
-    held = peak = 0
-    for event in sorted(seen.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak / 1e6
 
 
 def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,0 +1,87 @@
+"""How many tasks are computed together: as many as asked for, or as memory holds."""
+
+from collections.abc import Callable
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.algorithms.base import Algorithm
+from fewshot.allocation import bytes_of, free_bytes
+from fewshot.errors import UserError
+from fewshot.tasks import TaskBatch
+
+Found = TypeVar("Found")
+
+_MOST_ON_A_CPU = 32  # tasks; more at once are slower there: they leave the caches
+_SHARE = 0.5  # of the free memory that a chunk may take: fragments and other programs take some, too
+
+# What "auto" has found, by what was computed: with gradients or without, of tasks of this size.
+_found: WeakKeyDictionary[Algorithm, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+
+
+def refuse_bad_chunk(task_chunk: int | str | None) -> None:
+    """A number of tasks, "auto" or none."""
+    if (isinstance(task_chunk, str) and task_chunk != "auto") or (isinstance(task_chunk, int) and task_chunk < 1):
+        raise UserError(f"algo.task_chunk={task_chunk} must be at least 1, auto, or null for all tasks at once")
+
+
+def in_chunks(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBatch], Found]) -> list[Found]:
+    """What is computed of a batch, a chunk of its tasks at a time.
+
+    With `algo.task_chunk=auto` the first task is computed alone and its memory measured, the others as many at
+    once as fit what is free. A chunk that does not fit after all is computed in halves, from then on.
+
+    Args:
+        compute: of a chunk; may add to the gradients of the algorithm's parameters.
+    """
+    if algorithm.task_chunk != "auto":
+        size = algorithm.task_chunk or len(batch.support_y)
+        assert isinstance(size, int)
+        return [compute(chunk) for chunk in _slices(batch, 0, size)]
+    sizes = _found.setdefault(algorithm, {})
+    key = (torch.is_grad_enabled(), *(tensor.shape[1:] for tensor in batch))
+    found, start = [], 0
+    if key not in sizes:
+        (one,) = _slices(batch, 0, 1, last=1)
+        device = batch.support_x.device
+        try:
+            result, taken = bytes_of(lambda: compute(one), device)
+        except torch.OutOfMemoryError as error:
+            raise _too_little(error) from error
+        found, start = [result], 1
+        fitting = int(_SHARE * free_bytes(device) / max(taken, 1))
+        sizes[key] = max(1, fitting if device.type == "cuda" else min(fitting, _MOST_ON_A_CPU))
+    while start < len(batch.support_y):
+        (chunk,) = _slices(batch, start, sizes[key], last=start + sizes[key])
+        before = _gradients(algorithm)
+        try:
+            found.append(compute(chunk))
+        except torch.OutOfMemoryError as error:
+            if sizes[key] == 1:
+                raise _too_little(error) from error
+            sizes[key] //= 2
+            _put_back(algorithm, before)
+            torch.cuda.empty_cache()
+            continue
+        start += len(chunk.support_y)
+    return found
+
+
+def _too_little(error: Exception) -> UserError:
+    return UserError(f"memory does not hold one task ({str(error).splitlines()[0]}): fewer images, or a smaller model")
+
+
+def _slices(batch: TaskBatch, start: int, size: int, last: int | None = None) -> list[TaskBatch]:
+    stop = min(last or len(batch.support_y), len(batch.support_y))
+    return [TaskBatch(*(t[at : min(at + size, stop)] for t in batch)) for at in range(start, stop, size)]
+
+
+def _gradients(module: nn.Module) -> list[Tensor | None]:
+    return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+
+
+def _put_back(module: nn.Module, gradients: list[Tensor | None]) -> None:
+    for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+        parameter.grad = gradient
