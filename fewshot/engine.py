@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot.algorithms.base import Algorithm, Fitted, Outcome
+from fewshot.algorithms.base import Algorithm, Fitted, Outcome, last
 from fewshot.chunks import in_chunks
 from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
@@ -110,8 +110,7 @@ def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", e
     """
 
     def of(chunk: TaskBatch) -> Tensor:
-        states = _fit(algorithm, chunk, stage)
-        kept = states if every_state else states[-1:]
+        kept = _fit(algorithm, chunk, stage, every_state)
         return torch.stack([_judge(algorithm, state, chunk) for state in kept], dim=-1)
 
     return torch.cat(in_chunks(algorithm, batch, of), dim=1)
@@ -126,8 +125,7 @@ def predict(algorithm: Algorithm, batch: TaskBatch, *, every_state: bool = False
     """
 
     def of(chunk: TaskBatch) -> Tensor:
-        states = _fit(algorithm, chunk, "test")
-        kept = states if every_state else states[-1:]
+        kept = _fit(algorithm, chunk, "test", every_state)
         return torch.stack([_predict(algorithm, state, chunk.query_x) for state in kept])
 
     joined = torch.cat(in_chunks(algorithm, batch, of), dim=1)
@@ -143,19 +141,20 @@ def distributions(algorithm: Algorithm, batch: TaskBatch) -> Tensor | None:
     """
 
     def of(chunk: TaskBatch) -> list[Tensor | None]:
-        fitted = _fit(algorithm, chunk, "test")[-1]
+        (fitted,) = _fit(algorithm, chunk, "test", every_state=False)
         return [algorithm.distribution(_row(fitted, task), x) for task, x in enumerate(chunk.query_x)]
 
     found = [each for part in in_chunks(algorithm, batch, of) for each in part]
     return None if found[0] is None else torch.stack(found)  # type: ignore[arg-type]
 
 
-def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage) -> list[Fitted]:
-    """All fitted states, each a tree of tensors with T in front."""
+def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool) -> list[Fitted]:
+    """All fitted states, or the last one alone; each a tree of tensors with T in front."""
     params: Params = dict(algorithm.named_parameters())
 
     def fit(support_x: Tensor, support_y: Tensor) -> list[Fitted]:
-        return list(algorithm.fit(params, support_x, support_y, stage=stage))
+        states = algorithm.fit(params, support_x, support_y, stage=stage)
+        return list(states) if every_state else [last(states)]
 
     return torch.vmap(fit)(batch.support_x, batch.support_y)
 

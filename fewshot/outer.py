@@ -40,6 +40,8 @@ class MetaLearner(LightningModule):
         grad_clip: largest norm of the meta-gradient, longer ones are scaled down; None: never.
         compile: whether the meta-gradient is compiled by `torch.compile`: faster steps after a minute of waiting,
             the same numbers up to rounding. Evaluation never is.
+        recompute: second order without keeping what happens inside the inner steps, which is computed again for the
+            meta-gradient: memory hardly grows with their number, the same numbers for about twice the time.
         curve_episodes: number of tasks, of every evaluation, that are judged before adaptation and after
             each inner step as well; every such judgement costs as much as the one at the end.
     """
@@ -52,6 +54,7 @@ class MetaLearner(LightningModule):
         schedule: str = "constant",
         grad_clip: float | None = None,
         compile: bool = False,
+        recompute: bool = False,
         curve_episodes: int = 100,
     ) -> None:
         super().__init__()
@@ -67,11 +70,19 @@ class MetaLearner(LightningModule):
                 f"outer.compile=true, but {type(algorithm).__name__} computes something else from step to step, and "
                 "would be compiled as often: outer.compile=false"
             )
+        if recompute and not getattr(algorithm, "create_graph", False):
+            raise UserError(
+                f"outer.recompute=true has no effect: {type(algorithm).__name__} keeps nothing of inner steps, or "
+                "algo.create_graph=false does not; outer.recompute=false"
+            )
+        if recompute and compile:
+            raise UserError("outer.recompute=true and outer.compile=true: one of them; what is compiled decides itself")
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.optimizer = optimizer
         self.schedule = schedule
         self.grad_clip = grad_clip
+        algorithm.recompute = recompute
         self.compiled = engine.Compiled(algorithm) if compile else None
         self.curve_episodes = curve_episodes
         self.scores = CatMetric(nan_strategy="disable")  # (episodes,), gathered over devices

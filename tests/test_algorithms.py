@@ -267,20 +267,20 @@ def on_quadratics(steps: int, lr: float) -> dict[str, tuple[Tensor, Tensor]]:
     hessians = [root @ root.mT for root in torch.randn(steps, 4, 4, dtype=torch.float64)]
     centres = torch.randn(steps, 4, dtype=torch.float64)
 
-    def loss(params: Params, step: int) -> Tensor:
+    def loss(params: Params, given: None, step: int) -> Tensor:
         away = params["w"] - centres[step]
         return 0.5 * away @ hessians[step] @ away
 
     def descend(count: int, create_graph: bool) -> tuple[Tensor, Params]:
         w = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-        rate = {"optimizer": SGD(), "lr": lambda step: lr}
+        rate = {"optimizer": SGD(), "lr": lambda given, step: lr}
         *_, end = gradient_descent(loss, {"w": w}, steps=count, create_graph=create_graph, **rate)
         return w, end
 
     found = {}
     for name, create_graph in (("maml", True), ("fomaml", False)):
         w, end = descend(steps - 1, create_graph)
-        (found[name],) = torch.autograd.grad(loss(end, steps - 1), w)
+        (found[name],) = torch.autograd.grad(loss(end, None, steps - 1), w)
     w, end = descend(steps, False)
     found["reptile"] = ((w - end["w"]) / lr).detach()
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from fewshot import chunks, engine
 from fewshot.algorithms.base import Algorithm
 from fewshot.algorithms.maml import MAML
 from fewshot.algorithms.protonet import ProtoNet
+from fewshot.allocation import bytes_of
 from fewshot.chunks import in_chunks, refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
@@ -72,6 +74,31 @@ def test_evaluation_takes_its_own_steps_and_keeps_no_graph() -> None:
     assert engine.evaluate(algorithm, random_tasks(2), stage="train", every_state=True).shape[-1] == 2
     assert not judged.requires_grad
     assert all(p.grad is None for p in algorithm.parameters())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_recomputing_gives_the_same_meta_gradient(norm: str, chunk: int | None) -> None:
+    algorithm, batch = small_maml(steps=5, norm=norm), random_tasks(4)
+    algorithm.task_chunk = chunk
+    expected = gradients(algorithm, batch)
+    algorithm.recompute = True
+    for found, kept in zip(gradients(algorithm, batch), expected, strict=True):
+        torch.testing.assert_close(found, kept, rtol=1e-8, atol=1e-12)
+
+
+def test_recomputing_ten_times_as_many_steps_takes_hardly_more_memory() -> None:
+    """An option without which ten times as many steps take ten times the memory."""
+    peaks = {}
+    for recompute in (False, True):
+        for steps in (3, 30):
+            algorithm = small_maml(steps=steps)
+            algorithm.recompute = recompute
+            step = partial(engine.meta_backward, algorithm, random_tasks(2))
+            _, peaks[recompute, steps] = bytes_of(step, torch.device("cpu"))
+    assert peaks[False, 30] > 7 * peaks[False, 3]
+    assert peaks[True, 30] < 1.5 * peaks[True, 3]
+    assert peaks[True, 3] < peaks[False, 3]
 
 
 def automatic(most: int) -> tuple[MAML, list[int], Callable[[TaskBatch], int]]:

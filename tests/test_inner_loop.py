@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fewshot.algorithms.maml import MAML
 from fewshot.inner_loop import gradient_descent
-from fewshot.inner_optimizers import SGD, Params
+from fewshot.inner_optimizers import SGD, Adam, InnerOptimizer, Params
 
 
 def plain(lr: float) -> dict:
     """Gradient descent with one step size."""
-    return {"optimizer": SGD(), "lr": lambda step: lr}
+    return {"optimizer": SGD(), "lr": lambda given, step: lr}
 
 
 def meta_gradient(algorithm: MAML, task: int = 0) -> tuple[Tensor, Params]:
@@ -71,7 +71,7 @@ def test_quadratic_with_known_hessian(steps: int) -> None:
     for create_graph in (True, False):
         w = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
         *_, adapted = gradient_descent(
-            lambda p, step: a / 2 * (p["w"] - c) ** 2, {"w": w}, steps=steps, create_graph=create_graph, **plain(lr)
+            lambda p, _, step: a / 2 * (p["w"] - c) ** 2, {"w": w}, steps=steps, create_graph=create_graph, **plain(lr)
         )
         ((adapted["w"] - d) ** 2 / 2).backward()
         shrink = (1 - lr * a) ** steps
@@ -103,9 +103,9 @@ def test_first_order_records_nothing_of_the_inner_loop() -> None:
     assert convolutions[True] > 5 * 4
 
 
-def loss_of(algorithm: MAML) -> Callable[[Params, int], Tensor]:
+def loss_of(algorithm: MAML) -> Callable[[Params, None, int], Tensor]:
     task = one_task(random_tasks())
-    return lambda p, step: algorithm.kind.loss(
+    return lambda p, _, step: algorithm.kind.loss(
         torch.func.functional_call(algorithm, p, (task.support_x,)), task.support_y
     )
 
@@ -115,8 +115,8 @@ def test_no_graph_where_the_caller_wants_none(create_graph: bool, monkeypatch: p
     """Not even one that is dropped at the end of the step: evaluation would pay for it."""
     algorithm, gradients, grad = small_maml(), [], torch.func.grad
 
-    def watched(loss: Callable[[Params, int], Tensor]) -> Callable[[Params, int], Params]:
-        return lambda params, step: gradients.append(grad(loss)(params, step)) or gradients[-1]
+    def watched(loss: Callable[[Params, None, int], Tensor]) -> Callable[[Params, None, int], Params]:
+        return lambda params, given, step: gradients.append(grad(loss)(params, given, step)) or gradients[-1]
 
     monkeypatch.setattr(torch.func, "grad", watched)
     with torch.no_grad():
@@ -134,9 +134,29 @@ def test_states_are_the_start_and_one_per_step_and_the_start_is_untouched() -> N
     states = list(gradient_descent(loss_of(algorithm), params, steps=3, create_graph=False, **plain(0.1)))
     assert len(states) == 4
     assert states[0] is params
-    losses = [loss_of(algorithm)(state, 0).item() for state in states]
+    losses = [loss_of(algorithm)(state, None, 0).item() for state in states]
     assert losses == sorted(losses, reverse=True), "the support loss falls with every step"
     for name, p in algorithm.named_parameters():
         assert torch.equal(p, before[name])
         if not name.endswith(".0.bias"):  # of a convolution: batch norm subtracts it again, its gradient is zero
             assert not torch.equal(states[-1][name], before[name]), f"{name} adapts"
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+@pytest.mark.parametrize("optimizer", [SGD(), Adam()], ids=["sgd", "adam"])
+def test_recomputed_steps_give_the_same_states_and_the_same_gradient(steps: int, optimizer: InnerOptimizer) -> None:
+    """Of every state, by where it started, and by what else the loss depends on."""
+    given = {"centre": torch.tensor([0.3, -1.0], dtype=torch.float64, requires_grad=True), "power": torch.tensor(4)}
+
+    def loss(p: Params, given: Params, step: int) -> Tensor:
+        return ((p["w"] - given["centre"]) ** given["power"]).sum() * (p["w"].sum() - step) ** 2
+
+    found = []
+    for recompute in (False, True):
+        w = torch.tensor([1.0, 0.5], dtype=torch.float64, requires_grad=True)
+        options = dict(steps=steps, optimizer=optimizer, lr=lambda given, step: 0.05, create_graph=True)
+        states = list(gradient_descent(loss, {"w": w}, given, **options, recompute=recompute))
+        value = sum((n + 1) * (state["w"] ** 3).sum() for n, state in enumerate(states))
+        found.append((states, torch.autograd.grad(value, (w, given["centre"]), allow_unused=True)))
+    assert len(found[1][0]) == steps + 1
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-14)

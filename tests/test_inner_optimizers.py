@@ -20,14 +20,16 @@ def start() -> Params:
     return {"a": torch.tensor([1.0, -2.0], dtype=torch.float64), "b": torch.tensor([[0.5]], dtype=torch.float64)}
 
 
-def loss(params: Params, step: int) -> Tensor:
+def loss(params: Params, given: None = None, step: int = 0) -> Tensor:
     """Not the same for all weights, so that no two gradients are alike."""
     return (params["a"] ** 4).sum() + (params["b"] * params["a"].sum() - 1).square().sum()
 
 
 def descend(optimizer: InnerOptimizer, params: Params, steps: int = 5, *, create_graph: bool = False) -> list[Params]:
     return list(
-        gradient_descent(loss, params, steps=steps, optimizer=optimizer, lr=lambda step: 0.1, create_graph=create_graph)
+        gradient_descent(
+            loss, params, steps=steps, optimizer=optimizer, lr=lambda given, step: 0.1, create_graph=create_graph
+        )
     )
 
 
@@ -39,7 +41,7 @@ def test_steps_are_those_of_torch(name: str) -> None:
     optimizer = theirs(list(params.values()))
     for state in states[1:]:
         optimizer.zero_grad()
-        loss(params, 0).backward()
+        loss(params).backward()
         optimizer.step()
         for key, value in params.items():
             # Adam's ε stands in another place, which shows where a gradient is small.
@@ -51,7 +53,7 @@ def test_a_gradient_passes_through_the_steps(optimizer: InnerOptimizer) -> None:
     """Finite differences of the loss after three steps, by where they started."""
 
     def after(a: Tensor) -> Tensor:
-        return loss(descend(optimizer, start() | {"a": a}, 3, create_graph=True)[-1], 0)
+        return loss(descend(optimizer, start() | {"a": a}, 3, create_graph=True)[-1])
 
     assert torch.autograd.gradcheck(after, start()["a"].requires_grad_())
 
@@ -60,7 +62,12 @@ def test_a_gradient_passes_through_the_steps(optimizer: InnerOptimizer) -> None:
 def test_a_gradient_of_zero_gives_no_nan(optimizer: InnerOptimizer) -> None:
     w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     *_, last = gradient_descent(
-        lambda p, step: (p["w"] ** 3).sum(), {"w": w}, steps=2, optimizer=optimizer, lr=lambda _: 0.1, create_graph=True
+        lambda p, given, step: (p["w"] ** 3).sum(),
+        {"w": w},
+        steps=2,
+        optimizer=optimizer,
+        lr=lambda given, step: 0.1,
+        create_graph=True,
     )
     (last["w"] + 1).sum().backward()
     assert torch.isfinite(w.grad).all()
@@ -76,7 +83,9 @@ def test_clipping_bounds_the_step_over_all_tensors() -> None:
 
 def test_a_step_size_of_its_own_for_every_weight() -> None:
     rates = {"a": torch.tensor([0.0, 0.1], dtype=torch.float64), "b": torch.tensor(0.0, dtype=torch.float64)}
-    before, after = gradient_descent(loss, start(), steps=1, optimizer=SGD(), lr=lambda step: rates, create_graph=False)
+    before, after = gradient_descent(
+        loss, start(), steps=1, optimizer=SGD(), lr=lambda given, step: rates, create_graph=False
+    )
     assert torch.equal(before["b"], after["b"])
     assert (before["a"] == after["a"]).tolist() == [True, False]
 

@@ -13,6 +13,7 @@ from fewshot.build import build, build_learner
 from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError
 from fewshot.outer import MetaLearner
+from fewshot.tasks import TaskBatch
 
 
 def make(compose_cfg: Compose, *overrides: str) -> tuple[EpisodeData, MetaLearner]:
@@ -147,3 +148,36 @@ def test_what_cannot_be_built_is_named(compose_cfg: Compose) -> None:
 def test_build_says_what_our_constructors_say(compose_cfg: Compose) -> None:
     with pytest.raises(UserError, match="bogus"):
         build(compose_cfg("aug=rotate", "+aug.bogus=1").aug)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["algo=protonet", "outer.recompute=true"], "outer.recompute=true has no effect: ProtoNet keeps nothing"),
+        (["algo=fomaml", "outer.recompute=true"], "outer.recompute=true has no effect: MAML keeps nothing"),
+        (["outer.compile=true", "outer.recompute=true"], "outer.recompute=true and outer.compile=true: one of them"),
+        (["algo=mamlpp", "outer.compile=true"], "outer.compile=true, but MAMLPlusPlus computes something else from"),
+        (["algo.task_chunk=0"], "algo.task_chunk=0 must be at least 1, auto, or null"),
+    ],
+)
+def test_engines_that_cannot_be(compose_cfg: Compose, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(compose_cfg, *overrides)
+
+
+def test_recomputed_training_is_the_same_training(compose_cfg: Compose) -> None:
+    weights = []
+    for recompute in ("true", "false"):
+        data, learner = make(compose_cfg, f"outer.recompute={recompute}", "algo.inner_steps=3")
+        assert learner.algorithm.recompute == (recompute == "true")
+        learner.double()
+        batches = [data.task_batch("train", step) for step in range(2)]
+        optimizer = torch.optim.SGD(learner.parameters(), lr=0.1)
+        for batch in batches:
+            optimizer.zero_grad()
+            engine.meta_backward(
+                learner.algorithm, TaskBatch(*(t.double() if t.is_floating_point() else t for t in batch))
+            )
+            optimizer.step()
+        weights.append(torch.cat([p.detach().flatten() for p in learner.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-7, atol=1e-10)

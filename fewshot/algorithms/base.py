@@ -1,6 +1,7 @@
 """A few-shot learner is a function from a support set to a predictor."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Algorithm(nn.Module, ABC):
     needs_classes: bool = False  # True: for classification only
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
     ordered: bool = False  # True: reads the support set one after the other; its order matters
+    recompute: bool = False  # True: what happens inside inner steps is computed again, not kept; the outer loop sets it
     anneals: bool = False  # True: what it computes changes with `outer_step`
     outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 
@@ -62,7 +64,7 @@ class Algorithm(nn.Module, ABC):
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
         """What meta-training lowers, for one task: its query loss after fitting."""
-        *_, fitted = self.fit(params, task.support_x, task.support_y, stage="train")
+        fitted = last(self.fit(params, task.support_x, task.support_y, stage="train"))
         return self.judge(fitted, task)
 
     def judge(self, fitted: Fitted, task: TaskBatch) -> Outcome:
@@ -77,3 +79,8 @@ class Algorithm(nn.Module, ABC):
     def transductive(self) -> bool:
         """True where a prediction depends on the other queries of its task (statistics of their batch)."""
         return any(isinstance(module, nn.BatchNorm2d) for module in self.modules())
+
+
+def last(states: Iterable[Fitted]) -> Fitted:
+    """The last of the states, without keeping the others."""
+    return deque(states, maxlen=1)[0]

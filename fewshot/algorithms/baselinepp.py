@@ -78,7 +78,7 @@ class BaselinePlusPlus(EmbeddingBased):
             yield params["directions"]
             return
 
-        def loss(head: Params, step: int) -> Tensor:
+        def loss(head: Params, given: None, step: int) -> Tensor:
             return self.kind.loss(self.answer(params, head["weight"], embeddings.detach()), support_y)
 
         states = gradient_descent(
@@ -86,7 +86,7 @@ class BaselinePlusPlus(EmbeddingBased):
             {"weight": self.get_buffer("first")},
             steps=self.steps(stage),
             optimizer=self.inner_optimizer,
-            lr=lambda step: self.inner_lr,
+            lr=lambda given, step: self.inner_lr,
             create_graph=False,
         )
         for head in states:

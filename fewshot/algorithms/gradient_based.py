@@ -112,26 +112,28 @@ class GradientBased(Algorithm, ABC):
 
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Params]:
         """The network's parameters after each gradient step on the support loss, the initialisation first."""
-        fast = self.start(params, support_x, support_y, stage)
 
-        def network(fast: Params, step: int) -> Params:
+        def network(fast: Params, params: Params, step: int) -> Params:
             return params | fast | self.at_step(params, step)
 
-        def support_loss(fast: Params, step: int) -> Tensor:
-            shown = self.examples(step, len(support_y), stage)
-            predictions = self.predict(network(fast, step), support_x[shown])
-            return self.kind.loss(predictions, support_y[shown]) + self.penalty(fast, params)
+        def support_loss(fast: Params, given: tuple[Params, Tensor, Tensor], step: int) -> Tensor:
+            params, x, y = given
+            shown = self.examples(step, len(y), stage)
+            predictions = self.predict(network(fast, params, step), x[shown])
+            return self.kind.loss(predictions, y[shown]) + self.penalty(fast, params)
 
         states = gradient_descent(
             support_loss,
-            fast,
+            self.start(params, support_x, support_y, stage),
+            (params, support_x, support_y),
             steps=self.steps(stage),
             optimizer=self.inner_optimizer,
-            lr=lambda step: self.lr(params, step),
+            lr=lambda given, step: self.lr(given[0], step),
             create_graph=self.second_order() and stage == "train",
+            recompute=self.recompute,
         )
         for step, state in enumerate(states):
-            yield network(state, step)
+            yield network(state, params, step)
 
     def predict(self, fitted: Params, query_x: Tensor) -> Tensor:
         """The network with these parameters: (M, …) -> (M, N)."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fewshot.algorithms.base import Outcome
+from fewshot.algorithms.base import Outcome, last
 from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
@@ -78,7 +78,7 @@ class IMAML(GradientBased):
     @torch.no_grad()
     def _implicit(self, params: Params, task: TaskBatch) -> tuple[Outcome, Params]:
         """The query loss at the solution, and its derivative by the parameters that the task started from."""
-        *_, fitted = self.fit(params, task.support_x, task.support_y, stage="train")
+        fitted = last(self.fit(params, task.support_x, task.support_y, stage="train"))
         solution = {name: value for name, value in fitted.items() if self.adapts(name)}
 
         def support_loss(fast: Params) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -23,9 +24,11 @@ class MANN(EmbeddingBased):
     A recurrent controller takes in the support images with their labels and writes to an external memory; then each
     query comes without a label, and the answer is read from there. Every task starts with a blank memory.
 
-    Differs from the paper in that images are embedded by the model's body, not seen as pixels; a label comes with its
-    image, not one step after; what is learned from are the queries alone (after K shots: the K + 1-th presentation),
-    each of which finds the memory as the support set left it; and other memories can take the place of the paper's.
+    Differs from the paper in that images are embedded by the model's body, not seen as pixels, and each embedding
+    brought to mean 0 and variance 1: what all have in common hides from an untrained controller by what they differ;
+    a label comes with its image, not one step after; what is learned from are the queries alone (after K shots: the
+    K + 1-th presentation), each of which finds the memory as the support set left it; and other memories can take the
+    place of the paper's.
 
     Args:
         model, kind, …: as in `EmbeddingBased`; for classification.
@@ -64,6 +67,7 @@ class MANN(EmbeddingBased):
 
     def heads(self, params: Params, embeddings: Tensor, support_y: Tensor, stage: Stage) -> Iterator[NetworkState]:
         """What is remembered of the support set."""
+        embeddings = _standard(embeddings)
         labels = self.kind.encode(support_y, stage).to(embeddings.dtype)
         state = self.network.blank(embeddings[:1])
         for shown in torch.cat([embeddings, labels], dim=1).split(1):
@@ -72,7 +76,13 @@ class MANN(EmbeddingBased):
 
     def answer(self, params: Params, head: NetworkState, embeddings: Tensor) -> Tensor:
         """Each query by itself, from the same memory: (M, D) -> (M, N)."""
+        embeddings = _standard(embeddings)
         unlabelled = embeddings.new_zeros((len(embeddings), self.kind.outputs("train")))
         state = tree_map(lambda value: value.expand(len(embeddings), *value.shape[1:]), head)
         logits, _ = self.call(params, "network", torch.cat([embeddings, unlabelled], dim=1), state)
         return logits
+
+
+def _standard(embeddings: Tensor) -> Tensor:
+    """Each (D,) to mean 0 and variance 1."""
+    return F.layer_norm(embeddings, embeddings.shape[-1:])

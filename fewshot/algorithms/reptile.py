@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fewshot.algorithms.base import Outcome
+from fewshot.algorithms.base import Outcome, last
 from fewshot.algorithms.gradient_based import GradientBased
 from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
@@ -71,7 +71,7 @@ class Reptile(GradientBased):
     @torch.no_grad()
     def _trained(self, params: Params, task: TaskBatch) -> Params:
         every = task.all_as_queries()
-        *_, trained = self.fit(params, every.query_x, every.query_y, stage="train")
+        trained = last(self.fit(params, every.query_x, every.query_y, stage="train"))
         return trained
 
     def meta_loss(self, params: Params, task: TaskBatch) -> Outcome:
