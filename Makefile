@@ -29,7 +29,7 @@ lint: setup ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup ## speed and memory of a meta-step, beside a plain loop
+bench: setup ## speed and memory of a step, beside a plain loop and other libraries
 	$(BIN)/python -m fewshot.bench
 
 clean: ## remove the environment

@@ -23,7 +23,8 @@ _found: WeakKeyDictionary[Algorithm, dict[tuple[object, ...], int]] = WeakKeyDic
 
 def refuse_bad_chunk(task_chunk: int | str | None) -> None:
     """A number of tasks, "auto" or none."""
-    if (isinstance(task_chunk, str) and task_chunk != "auto") or (isinstance(task_chunk, int) and task_chunk < 1):
+    whole = isinstance(task_chunk, int) and not isinstance(task_chunk, bool)
+    if task_chunk not in (None, "auto") and not (whole and task_chunk >= 1):  # type: ignore[operator]
         raise UserError(f"algo.task_chunk={task_chunk} must be at least 1, auto, or null for all tasks at once")
 
 
@@ -31,7 +32,8 @@ def in_chunks(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBat
     """What is computed of a batch, a chunk of its tasks at a time.
 
     With `algo.task_chunk=auto` the first task is computed alone and its memory measured, the others as many at
-    once as fit what is free. A chunk that does not fit after all is computed in halves, from then on.
+    once as fit what is free. On a GPU a chunk that does not fit after all is computed in halves, from then on; a CPU's
+    system ends the process instead.
 
     Args:
         compute: of a chunk; may add to the gradients of the algorithm's parameters.
@@ -49,28 +51,31 @@ def in_chunks(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBat
         try:
             result, taken = bytes_of(lambda: compute(one), device)
         except torch.OutOfMemoryError as error:
-            raise _too_little(error) from error
+            raise _too_little(str(error)) from error
         found, start = [result], 1
         fitting = int(_SHARE * free_bytes(device) / max(taken, 1))
         sizes[key] = max(1, fitting if device.type == "cuda" else min(fitting, _MOST_ON_A_CPU))
     while start < len(batch.support_y):
         (chunk,) = _slices(batch, start, sizes[key], last=start + sizes[key])
-        before = _gradients(algorithm)
+        before, failed = _gradients(algorithm), ""
         try:
             found.append(compute(chunk))
         except torch.OutOfMemoryError as error:
-            if sizes[key] == 1:
-                raise _too_little(error) from error
-            sizes[key] //= 2
-            _put_back(algorithm, before)
-            torch.cuda.empty_cache()
+            failed = str(error).splitlines()[0]
+        if not failed:
+            start += len(chunk.support_y)
             continue
-        start += len(chunk.support_y)
+        # Outside the `except`: the error held what the failed chunk had computed.
+        if len(chunk.support_y) == 1:
+            raise _too_little(failed)
+        sizes[key] = len(chunk.support_y) // 2
+        _put_back(algorithm, before)
+        torch.cuda.empty_cache()
     return found
 
 
-def _too_little(error: Exception) -> UserError:
-    return UserError(f"memory does not hold one task ({str(error).splitlines()[0]}): fewer images, or a smaller model")
+def _too_little(message: str) -> UserError:
+    return UserError(f"memory does not hold one task ({message.splitlines()[0]}): fewer images, or a smaller model")
 
 
 def _slices(batch: TaskBatch, start: int, size: int, last: int | None = None) -> list[TaskBatch]:

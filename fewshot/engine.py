@@ -7,6 +7,7 @@ meta-gradient is added up before the next one starts. Any split gives the same s
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,20 +68,23 @@ class Compiled:
     """
 
     def __init__(self, algorithm: Algorithm) -> None:
-        compilers = ("c++", "g++", "clang++", "cl", os.environ.get("CXX", ""))
-        if not any(shutil.which(name) for name in compilers):
-            raise UserError("outer.compile=true needs a C++ compiler and finds none: install g++, or set it to false")
-
         def total(params: Params, chunk: TaskBatch) -> tuple[Tensor, Outcome]:
             outcome = _outcomes(algorithm, params, chunk)
             return outcome.loss.sum(), outcome
 
-        self._gradient = torch.compile(torch.func.grad(total, has_aux=True), dynamic=False)
+        self._gradient = torch.compile(torch.func.grad(total, has_aux=True), dynamic=False, fullgraph=True)
 
     def __call__(self, params: Params, chunk: TaskBatch) -> tuple[Params, Outcome]:
         """The gradient of the summed meta-loss, and every task's outcome."""
+        if not chunk.support_x.is_cuda and not shutil.which(compiler()):
+            raise UserError(f"outer.compile=true needs the C++ compiler {compiler()}: install it, or set it to false")
         detached = {name: value.detach() for name, value in params.items()}
         return self._gradient(detached, chunk)
+
+
+def compiler() -> str:
+    """The C++ compiler that `torch.compile` asks for on a CPU."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
 def count_flops(algorithm: Algorithm, batch: TaskBatch) -> float:

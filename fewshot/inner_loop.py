@@ -5,6 +5,8 @@ is one pure function: parameters in, parameters out, nothing stored. What is don
 yields (take the last, score every state, sum the losses of all) is the caller's business.
 """
 
+from __future__ import annotations  # what stands inside a function would be evaluated, which torch.compile cannot
+
 import math
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -75,6 +75,10 @@ class MetaLearner(LightningModule):
                 f"outer.recompute=true has no effect: {type(algorithm).__name__} keeps nothing of inner steps, or "
                 "algo.create_graph=false does not; outer.recompute=false"
             )
+        if compile and algorithm.task_chunk == "auto":
+            raise UserError(
+                "outer.compile=true compiles for chunks of one size: set algo.task_chunk to a number or null"
+            )
         if recompute and compile:
             raise UserError("outer.recompute=true and outer.compile=true: one of them; what is compiled decides itself")
         self.automatic_optimization = False

@@ -15,7 +15,7 @@ class Speed(Callback):
     """Logs tasks and floating-point operations per second of training, and the most memory that was held.
 
     At the steps where the trainer logs; time spent in validation is left out. Operations are those of convolutions and
-    matrix products, counted once, at the first such step: they change only where an algorithm changes its steps.
+    matrix products, counted at the first such step, and at each where an algorithm changes with the outer steps.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,8 @@ class Speed(Callback):
         assert isinstance(pl_module, MetaLearner)
         (step, then), now, tasks = self._since, time.perf_counter(), len(batch.support_y)
         rate = (trainer.global_step - step) * tasks / (now - then)
-        self._flops = self._flops or engine.count_flops(pl_module.algorithm, batch) / tasks
+        if pl_module.algorithm.anneals or not self._flops:
+            self._flops = engine.count_flops(pl_module.algorithm, batch) / tasks
         report = {
             "train/tasks_per_second": rate,
             "train/gflops_per_second": rate * self._flops / 1e9,

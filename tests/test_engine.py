@@ -150,7 +150,7 @@ def test_bad_chunks_are_refused(chunk: int | str) -> None:
         refuse_bad_chunk(chunk)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(shutil.which(engine.compiler()) is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("name", ["maml", "fomaml", "protonet"])
 def test_compiled_is_eager(name: str) -> None:
     """All of a step: the loss, the scores, what was observed, and the meta-gradient."""

@@ -157,6 +157,7 @@ def test_build_says_what_our_constructors_say(compose_cfg: Compose) -> None:
         (["algo=fomaml", "outer.recompute=true"], "outer.recompute=true has no effect: MAML keeps nothing"),
         (["outer.compile=true", "outer.recompute=true"], "outer.recompute=true and outer.compile=true: one of them"),
         (["algo=mamlpp", "outer.compile=true"], "outer.compile=true, but MAMLPlusPlus computes something else from"),
+        (["outer.compile=true", "algo.task_chunk=auto"], "outer.compile=true compiles for chunks of one size"),
         (["algo.task_chunk=0"], "algo.task_chunk=0 must be at least 1, auto, or null"),
     ],
 )

@@ -1,5 +1,7 @@
 """What learners have in common that adapt a network to a task by gradient descent."""
 
+from __future__ import annotations  # what stands inside a function would be evaluated, which torch.compile cannot
+
 from abc import ABC
 from collections.abc import Iterator
 

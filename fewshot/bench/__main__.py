@@ -86,12 +86,12 @@ def benchmark(cfg: DictConfig) -> None:
             cfg, Case(f"{key}_{value}", **{**cfg.growth_from, key: value}), device, list(cfg.growth_sides), machine
         )
         | {"key": key, "value": value}
-        for key, values in cfg.growth.items()
+        for key, values in (cfg.growth if cfg.growth_sides else {}).items()
         for value in values
     ]
     record = {"rows": rows, "growth": growth, "machine": machine, "versions": versions(), "git": git_commit()}
     write_json(folder / "bench.json", record)
-    if growth:
+    if any(row["sides"] for row in growth):
         draw_growth(growth, folder / "growth.png")
     print(f"written: {folder / 'bench.json'}")
     for row in rows:
@@ -129,7 +129,8 @@ def _measure(
         print(
             f"  {name:18} {timing.median:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})"
             f" {case.tasks / timing.median * 1e3:8.0f} tasks/s {speed:7.0f} GFLOP/s"
-            f" {speed / machine['matmul_gflops']:5.0%} of products" + ("" if peak is None else f" {peak:7.0f} MB"),
+            f" {speed / (machine['matmul_gflops_bf16' if 'bf16' in name else 'matmul_gflops']):5.0%} of products"
+            + ("" if peak is None else f" {peak:7.0f} MB"),
             flush=True,
         )
     for name, why in left_out.items():
@@ -154,11 +155,11 @@ def _prepare(
             with _quiet():
                 step = _ours(case, network, *OURS[name]) if name in OURS else PEERS[name](plain, case)
                 found = _run(step, network, batch)
-        except (ImportError, peers.NotOffered) as error:
+        except (ImportError, UserError, peers.NotOffered) as error:
             left_out[name] = str(error).splitlines()[0]
             continue
         except Exception as error:  # a library that breaks is no reason to end the benchmark
-            left_out[name] = f"broke: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+            left_out[name] = f"broke: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             continue
         difference = ((found - expected).norm() / expected.norm()).item()
         allowed = 0.3 if "bf16" in name else 0.05  # rounding, amplified where a ReLU or a maximum switches

@@ -21,15 +21,15 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, key in zip(axes, keys, strict=True):
         for number, side in enumerate(sides):
             found = [(row["value"], row["sides"][side]) for row in rows if row["key"] == key and side in row["sides"]]
-            x = [value for value, _ in found]
-            color = _COLORS[number % len(_COLORS)]
+            x, color = [value for value, _ in found], _COLORS[number % len(_COLORS)]
             axis.plot(x, [each["median"] for _, each in found], "o-", markersize=4, color=color, label=side)
             low, high = ([each[end] for _, each in found] for end in ("low", "high"))
             axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.set(xscale="log", yscale="log", xlabel=_LABELS[key])
-        axis.xaxis.set_major_locator(FixedLocator(x))
+        values = [row["value"] for row in rows if row["key"] == key]
+        axis.set(xscale="log", yscale="log", xlabel=_LABELS.get(key, key))
+        axis.xaxis.set_major_locator(FixedLocator(values))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xticklabels([str(value) for value in x])
+        axis.set_xticklabels([str(value) for value in values])
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes[0].set_ylabel("milliseconds a step")

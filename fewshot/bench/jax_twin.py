@@ -1,5 +1,6 @@
 """The same outer step in JAX: `jit` of the gradient of a `vmap` over tasks, which inlines the inner gradients."""
 
+import os
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from fewshot.tasks import TaskBatch
 
 def jax_twin(network: PlainNetwork, case: Case) -> Any:
     """As the peers: (network, case) -> a step. Tensors are shared with PyTorch, not copied, where JAX can."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the others need the GPU's memory too
     import jax
     from jax import numpy as jnp
 

@@ -9,6 +9,9 @@ from torch import Tensor
 from fewshot.errors import UserError
 from fewshot.memory.base import Memory, above_one, content_weights
 
+# Where the strength of attention starts: cosines of what has not been learned to be told apart differ by little, and at
+# the strengths around 1 that a linear layer starts with every slot is read alike, so that nothing points to any.
+_SHARP = 10.0
 DECAY = 0.95  # γ of the paper: what is left of a slot's usage after a step
 
 
@@ -31,8 +34,8 @@ class LRUA(Memory):
 
     Differs from the paper in that each head has a least used slot of its own, where there all share them; that all
     of these are wiped at every step, where there one is, so that about slots / heads steps can be remembered; and that
-    attention by content has a strength of at least 1, as in the Neural Turing Machine: cosines alone cannot tell
-    slots apart.
+    attention by content has a strength, as in the Neural Turing Machine, which starts near 11: cosines alone cannot
+    tell slots apart.
 
     Args:
         slots, width, heads: as in `Memory`; heads write too.
@@ -65,6 +68,6 @@ class LRUA(Memory):
         unused = F.one_hot(order, self.slots).to(keys.dtype)  # (B, H, S)
         write = gate * state.read + (1 - gate) * unused
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write.mT @ keys
-        read = content_weights(keys, above_one(said["strength"]), memory)
+        read = content_weights(keys, above_one(said["strength"] + _SHARP), memory)
         usage = DECAY * state.usage + read.sum(1) + write.sum(1)
         return (read @ memory).flatten(1), LRUAState(memory, read, usage)

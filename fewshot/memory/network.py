@@ -14,11 +14,6 @@ from fewshot.models.recurrent import LSTMCell
 MEMORIES: dict[str, type[Memory]] = {"lrua": LRUA, "ntm": NTM, "dnc": DNC}
 
 
-# Where the strengths of attention start: cosines of what has not been learned to be told apart differ by little, and at
-# the strengths around 1 that a linear layer starts with every slot is read alike, so that nothing points to any.
-_SHARP = 10.0
-
-
 class NetworkState(NamedTuple):
     """What is carried from step to step."""
 
@@ -32,8 +27,7 @@ class MemoryNetwork(nn.Module):
     """An LSTM that reads and writes an external memory at every step.
 
     The controller sees the input and what was read at the step before; the answer is linear in its state and in what
-    is read now (A. Graves et al.: Neural Turing Machines, 2014; Hybrid computing …, 2016). Differs from them in that
-    attention by content starts sharp.
+    is read now (A. Graves et al.: Neural Turing Machines, 2014; Hybrid computing …, 2016).
 
     Args:
         inputs, outputs: numbers in and out at a step.
@@ -48,10 +42,6 @@ class MemoryNetwork(nn.Module):
         self.controller = LSTMCell(inputs + found, hidden)
         self.say = nn.Linear(hidden, memory.interface)
         self.answer = nn.Linear(hidden + found, outputs)
-        with torch.no_grad():
-            for name, bias in memory.parts(self.say.bias[None]).items():
-                if name.endswith("strength"):
-                    bias += _SHARP
 
     def blank(self, like: Tensor) -> NetworkState:
         """Before the first step, with nothing remembered: for the rows of `like` (B, …), of its type and device."""
