@@ -24,6 +24,8 @@ class Memory(nn.Module, ABC):
         heads: that read; what writes is the memory's own affair.
     """
 
+    first_strength: float = 0.0  # what a controller says of strengths before it has learned, on average
+
     def __init__(self, slots: int, width: int, heads: int) -> None:
         super().__init__()
         if min(slots, width, heads) < 1:

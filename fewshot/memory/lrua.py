@@ -9,9 +9,6 @@ from torch import Tensor
 from fewshot.errors import UserError
 from fewshot.memory.base import Memory, above_one, content_weights
 
-# Where the strength of attention starts: cosines of what has not been learned to be told apart differ by little, and at
-# the strengths around 1 that a linear layer starts with every slot is read alike, so that nothing points to any.
-_SHARP = 10.0
 DECAY = 0.95  # γ of the paper: what is left of a slot's usage after a step
 
 
@@ -41,6 +38,10 @@ class LRUA(Memory):
         slots, width, heads: as in `Memory`; heads write too.
     """
 
+    # Cosines of what has not been learned to be told apart differ by little: at the strengths around 1 that a linear
+    # layer starts with every slot is read alike, and nothing points to any.
+    first_strength = 10.0
+
     def __init__(self, slots: int, width: int, heads: int) -> None:
         super().__init__(slots, width, heads)
         if heads > slots:
@@ -68,6 +69,6 @@ class LRUA(Memory):
         unused = F.one_hot(order, self.slots).to(keys.dtype)  # (B, H, S)
         write = gate * state.read + (1 - gate) * unused
         memory = state.memory * (1 - unused.sum(1)[..., None]) + write.mT @ keys
-        read = content_weights(keys, above_one(said["strength"] + _SHARP), memory)
+        read = content_weights(keys, above_one(said["strength"]), memory)
         usage = DECAY * state.usage + read.sum(1) + write.sum(1)
         return (read @ memory).flatten(1), LRUAState(memory, read, usage)

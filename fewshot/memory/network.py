@@ -42,6 +42,10 @@ class MemoryNetwork(nn.Module):
         self.controller = LSTMCell(inputs + found, hidden)
         self.say = nn.Linear(hidden, memory.interface)
         self.answer = nn.Linear(hidden + found, outputs)
+        with torch.no_grad():
+            for name, bias in memory.parts(self.say.bias[None]).items():
+                if name.endswith("strength"):
+                    bias += memory.first_strength
 
     def blank(self, like: Tensor) -> NetworkState:
         """Before the first step, with nothing remembered: for the rows of `like` (B, …), of its type and device."""
