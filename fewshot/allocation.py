@@ -25,7 +25,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # musl
         return
-    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h; a threshold above 32 MiB is refused by glibc before 2.35
+    m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h: no block, however large, is mapped by itself
     mallopt(m_mmap_max, 0)
     mallopt(m_trim_threshold, (1 << 31) - 1)
 

@@ -38,30 +38,28 @@ def in_chunks(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBat
     Args:
         compute: of a chunk; may add to the gradients of the algorithm's parameters.
     """
-    if algorithm.task_chunk != "auto":
-        size = algorithm.task_chunk or len(batch.support_y)
-        assert isinstance(size, int)
-        return [compute(chunk) for chunk in _slices(batch, 0, size)]
+    tasks = len(batch.support_y)
+    if algorithm.task_chunk == "auto":
+        return _as_memory_holds(algorithm, batch, compute)
+    size = algorithm.task_chunk or tasks
+    assert isinstance(size, int)
+    return [compute(_part(batch, start, size)) for start in range(0, tasks, size)]
+
+
+def _as_memory_holds(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBatch], Found]) -> list[Found]:
     sizes = _found.setdefault(algorithm, {})
     key = (torch.is_grad_enabled(), *(tensor.shape[1:] for tensor in batch))
     found, start = [], 0
     if key not in sizes:
-        (one,) = _slices(batch, 0, 1, last=1)
-        device = batch.support_x.device
-        try:
-            result, taken = bytes_of(lambda: compute(one), device)
-        except torch.OutOfMemoryError as error:
-            raise _too_little(str(error)) from error
+        result, sizes[key] = _measured(_part(batch, 0, 1), compute)
         found, start = [result], 1
-        fitting = int(_SHARE * free_bytes(device) / max(taken, 1))
-        sizes[key] = max(1, fitting if device.type == "cuda" else min(fitting, _MOST_ON_A_CPU))
     while start < len(batch.support_y):
-        (chunk,) = _slices(batch, start, sizes[key], last=start + sizes[key])
+        chunk = _part(batch, start, sizes[key])
         before, failed = _gradients(algorithm), ""
         try:
             found.append(compute(chunk))
         except torch.OutOfMemoryError as error:
-            failed = str(error).splitlines()[0]
+            failed = str(error)
         if not failed:
             start += len(chunk.support_y)
             continue
@@ -74,13 +72,23 @@ def in_chunks(algorithm: Algorithm, batch: TaskBatch, compute: Callable[[TaskBat
     return found
 
 
+def _measured(one: TaskBatch, compute: Callable[[TaskBatch], Found]) -> tuple[Found, int]:
+    """What is computed of one task, and how many such fit what is free."""
+    device = one.support_x.device
+    try:
+        result, taken = bytes_of(lambda: compute(one), device)
+    except torch.OutOfMemoryError as error:
+        raise _too_little(str(error)) from error
+    fitting = max(1, int(_SHARE * free_bytes(device) / max(taken, 1)))
+    return result, fitting if device.type == "cuda" else min(fitting, _MOST_ON_A_CPU)
+
+
 def _too_little(message: str) -> UserError:
     return UserError(f"memory does not hold one task ({message.splitlines()[0]}): fewer images, or a smaller model")
 
 
-def _slices(batch: TaskBatch, start: int, size: int, last: int | None = None) -> list[TaskBatch]:
-    stop = min(last or len(batch.support_y), len(batch.support_y))
-    return [TaskBatch(*(t[at : min(at + size, stop)] for t in batch)) for at in range(start, stop, size)]
+def _part(batch: TaskBatch, start: int, size: int) -> TaskBatch:
+    return TaskBatch(*(tensor[start : start + size] for tensor in batch))
 
 
 def _gradients(module: nn.Module) -> list[Tensor | None]:

@@ -6,7 +6,6 @@ meta-gradient is added up before the next one starts. Any split gives the same s
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot.algorithms.base import Algorithm, Fitted, Outcome, last
 from fewshot.chunks import in_chunks
-from fewshot.errors import UserError
 from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
 from fewshot.tasks import Stage, TaskBatch
@@ -76,8 +74,6 @@ class Compiled:
 
     def __call__(self, params: Params, chunk: TaskBatch) -> tuple[Params, Outcome]:
         """The gradient of the summed meta-loss, and every task's outcome."""
-        if not chunk.support_x.is_cuda and not shutil.which(compiler()):
-            raise UserError(f"outer.compile=true needs the C++ compiler {compiler()}: install it, or set it to false")
         detached = {name: value.detach() for name, value in params.items()}
         return self._gradient(detached, chunk)
 

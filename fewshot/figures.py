@@ -19,7 +19,7 @@ from fewshot.data.task_data import TaskData
 from fewshot.tasks import Regression, TaskBatch
 
 _BLUE = "#1f5f99"
-_COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
+COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
 
 
 def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm: Algorithm) -> None:
@@ -31,13 +31,13 @@ def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm:
         curves = [states[0] for states in engine.predict(algorithm, one, every_state=True)]
         told = engine.distributions(algorithm, one)
         deviation = None if told is None else data.kind.deviation(told[0])
-        _save(draw_fit(one, curves, deviation), folder / "fit.png")
+        save(draw_fit(one, curves, deviation), folder / "fit.png")
     else:
-        _save(draw_episode(batch), folder / "episode.png")
+        save(draw_episode(batch), folder / "episode.png")
     if "calibration" in record:
-        _save(draw_calibration(**record["calibration"]), folder / "calibration.png")
+        save(draw_calibration(**record["calibration"]), folder / "calibration.png")
     if record["inner_steps"] > 0:
-        _save(draw_inner_steps(record, data), folder / "inner_steps.png")
+        save(draw_inner_steps(record, data), folder / "inner_steps.png")
 
 
 def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | None = None) -> Figure:
@@ -59,7 +59,7 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | Non
             x, middle - width, middle + width, color=_BLUE, alpha=0.18, linewidth=0, label="± 2 deviations"
         )
     axis.plot(
-        batch.support_x[0, :, 0], batch.support_y[0, :, 0], "^", color=_COLORS[2], label="support points", zorder=5
+        batch.support_x[0, :, 0], batch.support_y[0, :, 0], "^", color=COLORS[2], label="support points", zorder=5
     )
     axis.set(xlabel="x", ylabel="y")
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -168,7 +168,7 @@ def write_study(
     figure = draw_lines(lines, xlabel=xlabel, ylabel=ylabel, title=title, logarithmic=logarithmic)
     paths = [folder / f"{stem}.{kind}" for kind in ("png", "svg", "csv")]
     for path in paths[:2]:
-        _save(figure, path)
+        save(figure, path)
     temporary = paths[2].with_name(f"{stem}.tmp.csv")
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -183,7 +183,7 @@ def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, l
     """Accuracies with their intervals, a line each, told apart by colour, marker and a legend."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
-    for line, color, marker in zip(lines, itertools.cycle(_COLORS), itertools.cycle("osD^v")):
+    for line, color, marker in zip(lines, itertools.cycle(COLORS), itertools.cycle("osD^v")):
         axis.errorbar(
             line.x, line.y, yerr=line.ci95, color=color, marker=marker, markersize=4, capsize=3, label=line.name
         )
@@ -205,7 +205,8 @@ def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, l
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all."""
     FigureCanvasAgg(figure)
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
     figure.savefig(temporary, dpi=150)

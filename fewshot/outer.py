@@ -1,6 +1,7 @@
 """The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ class MetaLearner(LightningModule):
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.curve_seen = 0
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
+
+    def on_fit_start(self) -> None:
+        """Refuses what training would need and evaluation does not."""
+        if self.compiled is not None and self.device.type == "cpu" and not shutil.which(engine.compiler()):
+            raise UserError(
+                f"outer.compile=true needs the C++ compiler {engine.compiler()}: install it, or set it to false"
+            )
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """One meta-update from T tasks."""

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from conftest import Compose
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,19 +21,11 @@ from fewshot.errors import UserError
 TINY = dict(tasks=2, n_way=3, blocks=2, hidden=4, image_size=8)
 
 
-def composed(folder: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("bench", list(overrides), return_hydra_config=True)
-    cfg.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(cfg.copy())
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-
-
 def gradient(network: nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
-def test_the_field_s_speed_reference_has_its_parameters(compose_cfg) -> None:
+def test_the_field_s_speed_reference_has_its_parameters(compose_cfg: Compose) -> None:
     cfg = compose_cfg(config="bench", small=False)
     assert sum(p.numel() for p in Case("reference", **cfg.cases.reference).network().parameters()) == 75_205
     assert sum(p.numel() for p in Case("omniglot", **cfg.cases.omniglot_1_step).network().parameters()) == 112_261
@@ -91,7 +80,7 @@ def test_sides_take_turns_and_the_slow_sit_out() -> None:
     assert turns == ["a"]
 
 
-def test_the_record_and_the_last_lines(tmp_path, capsys, monkeypatch) -> None:
+def test_the_record_and_the_last_lines(compose_cfg: Compose, tmp_path: Path, capsys, monkeypatch) -> None:
     def broken(network, case):
         raise ImportError("No module named 'broken'")
 
@@ -104,7 +93,8 @@ def test_the_record_and_the_last_lines(tmp_path, capsys, monkeypatch) -> None:
 
     monkeypatch.setitem(bench.PEERS, "higher", broken)
     monkeypatch.setitem(bench.PEERS, "torchopt", wrong)
-    cfg = composed(tmp_path, "sides=[ours,loop,higher,torchopt]", "repeats=1")
+    overrides = ("sides=[ours,loop,higher,torchopt]", "repeats=1")
+    cfg = compose_cfg(*overrides, config="bench", small=False, folder=tmp_path)
     cfg.cases, cfg.growth, cfg.growth_from = {"tiny": TINY}, {"tasks": [1, 2]}, TINY
     bench.benchmark(cfg)
     record = json.loads((tmp_path / "bench.json").read_text())
@@ -130,9 +120,9 @@ def test_the_record_and_the_last_lines(tmp_path, capsys, monkeypatch) -> None:
         ("orders=[3]", "orders=3 is not one of 1, 2"),
     ],
 )
-def test_refusals(tmp_path, override: str, message: str) -> None:
+def test_refusals(compose_cfg: Compose, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        bench.benchmark(composed(tmp_path, override))
+        bench.benchmark(compose_cfg(override, config="bench", small=False))
 
 
 def test_too_many_blocks() -> None:

@@ -166,6 +166,16 @@ def test_engines_that_cannot_be(compose_cfg: Compose, overrides: list[str], mess
         make(compose_cfg, *overrides)
 
 
+def test_a_missing_compiler_is_told_before_training(compose_cfg: Compose, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    data, learner = make(compose_cfg, "outer.compile=true")
+    with pytest.raises(
+        UserError, match="outer.compile=true needs the C++ compiler no-such-compiler".replace("+", r"\+")
+    ):
+        trainer(max_steps=3).fit(learner, datamodule=data)
+    trainer().validate(learner, datamodule=data, verbose=False)  # which compiles nothing
+
+
 def test_recomputed_training_is_the_same_training(compose_cfg: Compose) -> None:
     weights = []
     for recompute in ("true", "false"):

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from conftest import Compose
+from omegaconf import DictConfig
 
 from fewshot.data.sequence_tasks import associative_recall, copy
 from fewshot.errors import UserError
@@ -37,24 +35,15 @@ def test_recall_asks_for_the_item_after_the_one_that_is_shown() -> None:
     assert torch.equal(shown[:, 0, 7].nonzero().flatten(), torch.tensor([16, 20]))
 
 
-def composed(folder: Path, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("remember", list(overrides), return_hydra_config=True)
-    cfg.hydra.runtime.output_dir = str(folder)
-    cfg.hydra.job.num = 0
-    HydraConfig.instance().set_config(cfg.copy())
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-
-
-def small(folder: Path, memory: str, steps: int) -> DictConfig:
+def small(compose_cfg: Compose, memory: str, steps: int) -> DictConfig:
     # A controller of eight units cannot hold twelve bits itself.
     sizes = ("bits=4", "longest=3", "slots=8", "width=6", "hidden=8", "batch=16", "lr=0.01", f"steps={steps}")
-    return composed(folder, f"memory={memory}", *sizes)
+    return compose_cfg(f"memory={memory}", *sizes, config="remember", small=False)
 
 
 @pytest.mark.parametrize("memory", ["ntm", "dnc"])
-def test_a_network_learns_to_copy_by_its_memory(tmp_path, memory: str, monkeypatch) -> None:
-    cfg = small(tmp_path, memory, steps=800)
+def test_a_network_learns_to_copy_by_its_memory(compose_cfg: Compose, memory: str, monkeypatch) -> None:
+    cfg = small(compose_cfg, memory, steps=800)
     draw = drawer(cfg)
     torch.manual_seed(cfg.seed)
     network, test = network_for(cfg, draw), draw(torch.Generator().manual_seed(1), 500, 3)
@@ -66,9 +55,15 @@ def test_a_network_learns_to_copy_by_its_memory(tmp_path, memory: str, monkeypat
         assert wrong_bits(respond(network, test), test) > 0.3
 
 
-def test_the_record_says_what_was_run(tmp_path) -> None:
-    wrong = remember(small(tmp_path, "ntm", steps=2))
-    record = json.loads((tmp_path / "results.json").read_text())
+@pytest.mark.parametrize("memory", ["lrua", "ntm", "dnc"])
+def test_no_memory_stands_in_the_way_of_what_a_controller_can_hold(compose_cfg: Compose, memory: str) -> None:
+    sizes = ("bits=3", "longest=2", "slots=8", "width=6", "hidden=32", "batch=16", "lr=0.01", "steps=500")
+    assert remember(compose_cfg(f"memory={memory}", *sizes, config="remember", small=False)) < 0.1
+
+
+def test_the_record_says_what_was_run(compose_cfg: Compose, tmp_path: Path) -> None:
+    wrong = remember(small(compose_cfg, "ntm", steps=2))
+    record = json.loads((tmp_path / "run" / "results.json").read_text())
     assert record["wrong_bits"] == wrong
     assert 0.3 < wrong < 0.7  # two steps teach nothing
     assert record["config"]["memory"] == "ntm"
@@ -85,6 +80,6 @@ def test_the_record_says_what_was_run(tmp_path) -> None:
         ("slots=0", "slots=0, width=20 and read_heads=1 must be at least 1"),
     ],
 )
-def test_refusals(tmp_path, override: str, message: str) -> None:
+def test_refusals(compose_cfg: Compose, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        remember(composed(tmp_path, override))
+        remember(compose_cfg(override, config="remember", small=False))

@@ -67,6 +67,8 @@ def test_what_a_run_leaves(compose_cfg: Compose, tmp_path: Path) -> None:
         "train/acc_step_1",
         "train/tasks_per_second",
         "train/gflops_per_second",
+        "train/peak_memory_mb",
+        "train/grad_norm",
     ):
         assert any(row[column] for row in logged), column
     assert [int(float(row["step"])) for row in logged if row["train/loss"]] == [2, 4, 6]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fewshot.algorithms.base import Algorithm, Outcome
+from fewshot.algorithms.base import Algorithm, Outcome, last
 from fewshot.inner_optimizers import Params
 from fewshot.models.normalization import observed
 from fewshot.models.parts import parts
@@ -109,7 +109,7 @@ class EmbeddingBased(Algorithm, ABC):
                 support, query = both.split([len(part) for part in images])
             else:
                 support, query = (self.call(params, "body", part) for part in images)
-            *_, head = self.heads(params, support, task.support_y, "train")
+            head = last(self.heads(params, support, task.support_y, "train"))
             answers = self.answer(params, head, query)
         loss = self.training_loss(answers, task.query_y)
         score = self.kind.score(self.predictions(answers), task.query_y)

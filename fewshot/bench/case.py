@@ -1,7 +1,7 @@
 """What is timed: one outer step of MAML, on tasks and a network of stated size."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,21 @@ class Case:
     hidden: int = 64
     padding: int = 1
     image_size: int = 28
-    side: int = field(init=False)  # of the last feature map
 
     def __post_init__(self) -> None:
-        side = self.image_size
-        for _ in range(self.blocks):
-            side = (side - 2 + 2 * self.padding) // 2
-        if side < 1:
+        if self.side < 1:
             raise UserError(
                 f"case {self.name}: after blocks={self.blocks} nothing is left of images with "
                 f"image_size={self.image_size}: fewer blocks, or larger images"
             )
-        object.__setattr__(self, "side", side)
+
+    @property
+    def side(self) -> int:
+        """Of the last feature map, in pixels."""
+        side = self.image_size
+        for _ in range(self.blocks):
+            side = (side - 2 + 2 * self.padding) // 2
+        return side
 
     def network(self) -> BodyAndHead:
         """Ours, with new weights."""

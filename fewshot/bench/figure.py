@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from fewshot.figures import COLORS, save
+
 _LABELS = {"tasks": "tasks of a meta-batch", "inner_steps": "inner steps", "hidden": "channels"}
-_COLORS = ("#1f5f99", "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
 
 
 def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -21,7 +21,7 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axis, key in zip(axes, keys, strict=True):
         for number, side in enumerate(sides):
             found = [(row["value"], row["sides"][side]) for row in rows if row["key"] == key and side in row["sides"]]
-            x, color = [value for value, _ in found], _COLORS[number % len(_COLORS)]
+            x, color = [value for value, _ in found], COLORS[number % len(COLORS)]
             axis.plot(x, [each["median"] for _, each in found], "o-", markersize=4, color=color, label=side)
             low, high = ([each[end] for _, each in found] for end in ("low", "high"))
             axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
@@ -34,5 +34,4 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
     axes[0].set_ylabel("milliseconds a step")
     axes[-1].legend(frameon=False, fontsize=8)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -75,11 +75,13 @@ def torchopt(network: PlainNetwork, case: Case) -> Step:
     def step(batch: TaskBatch) -> None:
         start, blank = (library.extract_state_dict(part, by="reference") for part in (network, inner))
         for support_x, support_y, query_x, query_y in zip(*batch, strict=True):
-            for _ in range(case.inner_steps):
-                inner.step(F.cross_entropy(network(support_x), support_y))
-            (F.cross_entropy(network(query_x), query_y) / len(batch.support_y)).backward()
-            library.recover_state_dict(network, start)
-            library.recover_state_dict(inner, blank)
+            try:  # or the network, which all sides share, would keep adapted weights
+                for _ in range(case.inner_steps):
+                    inner.step(F.cross_entropy(network(support_x), support_y))
+                (F.cross_entropy(network(query_x), query_y) / len(batch.support_y)).backward()
+            finally:
+                library.recover_state_dict(network, start)
+                library.recover_state_dict(inner, blank)
 
     return step
 
