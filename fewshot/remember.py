@@ -53,6 +53,8 @@ def drawer(cfg: DictConfig) -> Draw:
     for key in ("bits", "hidden", "batch", "steps", "report_every", "lr", "grad_clip"):
         if not (cfg[key] and cfg[key] > 0):
             raise UserError(f"{key}={cfg[key]} must be positive")
+    if not 0 <= cfg.grow_steps <= cfg.steps:
+        raise UserError(f"grow_steps={cfg.grow_steps} must be from 0 to steps={cfg.steps}")
     if cfg.task == "copy":
         return lambda generator, batch, length: copy(generator, batch, bits=cfg.bits, length=length)
     if cfg.task == "recall":
@@ -75,7 +77,8 @@ def learn(cfg: DictConfig, network: MemoryNetwork, draw: Draw) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=cfg.lr)
     started, wrong = time.perf_counter(), []
     for step in range(1, cfg.steps + 1):
-        length = int(torch.randint(cfg.shortest, cfg.longest + 1, (), generator=generator))
+        longest = longest_at(step, cfg)
+        length = int(torch.randint(cfg.shortest, longest + 1, (), generator=generator))
         sequences = draw(generator, cfg.batch, length)
         logits = respond(network, sequences)
         optimizer.zero_grad()
@@ -88,6 +91,17 @@ def learn(cfg: DictConfig, network: MemoryNetwork, draw: Draw) -> None:
             print(
                 f"step {step}/{cfg.steps}  wrong bits {latest:.2%}  {time.perf_counter() - started:.0f} s", flush=True
             )
+
+
+def longest_at(step: int, cfg: DictConfig) -> int:
+    """The longest sequences that are drawn at a step: of two lengths at first, after `grow_steps` of all.
+
+    Easy first, with some of all that came before among it, after W. Zaremba, I. Sutskever: Learning to Execute. 2014.
+    """
+    if step > cfg.grow_steps:
+        return cfg.longest
+    first = min(cfg.shortest + 1, cfg.longest)
+    return first + (cfg.longest - first) * step // (cfg.grow_steps + 1)
 
 
 def respond(network: MemoryNetwork, sequences: Sequences) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot import engine
 from fewshot.allocation import bytes_of
+from fewshot.augment import Augmentation, Identity, RotateClasses
 from fewshot.bench import __main__ as bench
-from fewshot.bench import peers
+from fewshot.bench import peers, race
 from fewshot.bench.case import Case, PlainNetwork
+from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.measure import Timing, take_turns
+from fewshot.bench.sides import PEERS, maml, ours
 from fewshot.errors import UserError
 
 TINY = dict(tasks=2, n_way=3, blocks=2, hidden=4, image_size=8)
@@ -40,7 +44,7 @@ def test_ours_and_the_plain_loop_are_the_same_step(create_graph: bool, steps: in
     batch = case.batch(0)
     batch = batch._replace(support_x=batch.support_x.double(), query_x=batch.query_x.double())
     found = []
-    for step in (bench._ours(case, network, False, False), peers.plain_loop(PlainNetwork(network), case)):
+    for step in (ours(case, network), peers.plain_loop(PlainNetwork(network), case)):
         network.zero_grad()
         step(batch)
         found.append(gradient(network))
@@ -53,7 +57,7 @@ def test_arithmetic_is_that_of_the_plain_loop(create_graph: bool) -> None:
     network = case.network()
     with FlopCounterMode(display=False) as counter:
         peers.plain_loop(PlainNetwork(network), case)(case.batch(0))
-    assert engine.count_flops(bench._maml(case, network), case.batch(0)) == counter.get_total_flops()
+    assert engine.count_flops(maml(case, network), case.batch(0)) == counter.get_total_flops()
     assert not any(p.grad is None or p.grad.isnan().any() for p in network.parameters())
 
 
@@ -91,8 +95,8 @@ def test_the_record_and_the_last_lines(compose_cfg: Compose, tmp_path: Path, cap
 
         return step
 
-    monkeypatch.setitem(bench.PEERS, "higher", broken)
-    monkeypatch.setitem(bench.PEERS, "torchopt", wrong)
+    monkeypatch.setitem(PEERS, "higher", broken)
+    monkeypatch.setitem(PEERS, "torchopt", wrong)
     overrides = ("sides=[ours,loop,higher,torchopt]", "repeats=1")
     cfg = compose_cfg(*overrides, config="bench", small=False, folder=tmp_path)
     cfg.cases, cfg.growth, cfg.growth_from = {"tiny": TINY}, {"tasks": [1, 2]}, TINY
@@ -110,6 +114,53 @@ def test_the_record_and_the_last_lines(compose_cfg: Compose, tmp_path: Path, cap
     assert last[0].startswith("second order, cpu: ")
     assert last[1].startswith("first order, cpu: ")
     assert "x the fastest peer (loop)" in last[0]
+
+
+@pytest.mark.parametrize("augmentation", [Identity(), RotateClasses()])
+def test_drawing_is_timed_and_takes_time(augmentation: Augmentation) -> None:
+    few, many = (
+        drawing_ms(Case("tiny", **TINY | {"tasks": tasks}), augmentation, torch.device("cpu"), repeats=3)
+        for tasks in (1, 256)
+    )
+    assert few.keys() == {"plain", "augmented"}
+    assert all(0 < few[name] < many[name] for name in few)
+
+
+def test_a_race(compose_cfg: Compose, tmp_path: Path, capsys) -> None:
+    overrides = ["data=strokes", "data.split=official", "data.image_size=14", "data.val_episodes=4", "every=2"]
+    cfg = compose_cfg(*overrides, "sides=[ours,loop]", "max_steps=4", config="race", small=False, folder=tmp_path)
+    cfg.case, cfg.data.meta_batch_size = dict(blocks=2, hidden=4, image_size=14), 2
+    race.race(cfg)
+    curves = json.loads((tmp_path / "race.json").read_text())["curves"]
+    assert [step for step, _, _ in curves["ours"]] == [2, 4]
+    assert all(0 < first[1] < second[1] for first, second in curves.values())
+    # The same weights, tasks and gradients: the same accuracy.
+    assert [right for _, _, right in curves["ours"]] == pytest.approx([right for _, _, right in curves["loop"]])
+    assert (tmp_path / "race.png").is_file()
+    assert "ours: 0.95 not reached after" in capsys.readouterr().out
+
+
+def test_who_has_arrived_runs_no_more(compose_cfg: Compose, tmp_path: Path) -> None:
+    cfg = compose_cfg(
+        "data=strokes", "data.split=official", "accuracy=0.01", config="race", small=False, folder=tmp_path
+    )
+    cfg.case, cfg.data.meta_batch_size, cfg.every, cfg.sides = dict(blocks=2, hidden=4), 2, 1, ["ours"]
+    race.race(cfg)
+    assert len(json.loads((tmp_path / "race.json").read_text())["curves"]["ours"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sides=[mine]", "sides=mine is not one of ours, compiled"),
+        ("sides=[learn2learn]", "sides=learn2learn cannot take part: "),
+        ("every=0", "every=0 must be positive"),
+    ],
+)
+def test_refusals_of_a_race(compose_cfg: Compose, override: str, message: str, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "learn2learn.algorithms", None)
+    with pytest.raises(UserError, match=message):
+        race.race(compose_cfg("data=strokes", "data.split=official", override, config="race", small=False))
 
 
 @pytest.mark.parametrize(

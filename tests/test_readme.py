@@ -59,6 +59,9 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small = [override for override in small if not override.startswith("model.")]
     if "fewshot.bench" in command:
         small = ["only=[omniglot_1_step]", "sides=[ours,loop]", "growth_sides=[]", "repeats=1"]
+    if "fewshot.bench.race" in command:
+        small = ["data=strokes", "data.split=official", "data.val_episodes=2", "every=1", "max_steps=1"]
+        small += ["sides=[ours,loop]", "case.hidden=4", "data.meta_batch_size=2"]
     if "fewshot.remember" in command:
         small = ["steps=2", "slots=4", "width=3", "hidden=4", "batch=2"]
     if "outer.compile" in command and shutil.which(compiler()) is None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from fewshot.data.sequence_tasks import associative_recall, copy
 from fewshot.errors import UserError
-from fewshot.remember import drawer, learn, network_for, remember, respond, wrong_bits
+from fewshot.remember import drawer, learn, longest_at, network_for, remember, respond, wrong_bits
 
 
 def test_copy_shows_vectors_then_a_mark_then_nothing() -> None:
@@ -61,6 +61,15 @@ def test_no_memory_stands_in_the_way_of_what_a_controller_can_hold(compose_cfg: 
     assert remember(compose_cfg(f"memory={memory}", *sizes, config="remember", small=False)) < 0.1
 
 
+def test_sequences_grow_from_the_two_shortest_lengths(compose_cfg: Compose) -> None:
+    cfg = compose_cfg("shortest=2", "longest=6", "grow_steps=8", config="remember", small=False)
+    assert [longest_at(step, cfg) for step in range(1, 11)] == [3, 3, 4, 4, 4, 5, 5, 5, 6, 6]
+    cfg.longest = 2
+    assert {longest_at(step, cfg) for step in range(1, 11)} == {2}
+    cfg.longest, cfg.grow_steps = 6, 0
+    assert longest_at(1, cfg) == 6
+
+
 def test_the_record_says_what_was_run(compose_cfg: Compose, tmp_path: Path) -> None:
     wrong = remember(small(compose_cfg, "ntm", steps=2))
     record = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -76,6 +85,7 @@ def test_the_record_says_what_was_run(compose_cfg: Compose, tmp_path: Path) -> N
         ("memory=tape", "memory=tape is not one of lrua, ntm, dnc"),
         ("shortest=0", "task=copy needs shortest=0 to be at least 1 and at most longest=10"),
         ("task=recall", "task=recall needs shortest=1 to be at least 2 and at most longest=10"),
+        ("grow_steps=2001", "grow_steps=2001 must be from 0 to steps=2000"),
         ("grad_clip=null", "grad_clip=None must be positive"),
         ("slots=0", "slots=0, width=20 and read_heads=1 must be at least 1"),
     ],

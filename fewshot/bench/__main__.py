@@ -23,32 +23,19 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from fewshot import engine
-from fewshot.algorithms.maml import MAML
 from fewshot.allocation import bytes_of, keep_freed_memory
+from fewshot.augment import Augmentation
 from fewshot.bench import peers
 from fewshot.bench.case import Case, PlainNetwork
+from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.figure import draw_growth
-from fewshot.bench.jax_twin import jax_twin
 from fewshot.bench.measure import bfloat16_works, matmul_gflops, synchronise, take_turns
+from fewshot.bench.sides import OURS, PEERS, maml, step_of
+from fewshot.build import build
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
 from fewshot.models.parts import BodyAndHead
-from fewshot.tasks import Classification, TaskBatch
-
-PEERS: dict[str, Callable[[PlainNetwork, Case], peers.Step]] = {
-    "loop": peers.plain_loop,
-    "higher": peers.higher,
-    "torchopt": peers.torchopt,
-    "learn2learn": peers.learn2learn,
-    "parallel_metalearn": peers.parallel_metalearn,
-    "jax": jax_twin,
-}
-OURS = {  # name -> compiled, bfloat16
-    "ours": (False, False),
-    "compiled": (True, False),
-    "bf16": (False, True),
-    "compiled_bf16": (True, True),
-}
+from fewshot.tasks import TaskBatch
 
 
 @hydra.main(config_path="../../conf", config_name="bench", version_base="1.3")
@@ -64,6 +51,8 @@ def benchmark(cfg: DictConfig) -> None:
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as convolutions take by default
     bf16 = bfloat16_works(device)
     machine = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
@@ -115,9 +104,9 @@ def _measure(
     """Checks, times and sizes up every side of a case."""
     torch.manual_seed(cfg.seed)
     network = case.network().to(device)
-    plain, batch = PlainNetwork(network), TaskBatch(*(tensor.to(device) for tensor in case.batch(cfg.seed)))
-    steps, left_out = _prepare(case, network, plain, batch, names, machine)
-    flops = engine.count_flops(_maml(case, network), batch)
+    batch = TaskBatch(*(tensor.to(device) for tensor in case.batch(cfg.seed)))
+    steps, left_out = _prepare(case, network, batch, names, machine)
+    flops = engine.count_flops(maml(case, network), batch)
     timings = take_turns(steps, repeats=cfg.repeats, seconds=cfg.seconds)
     order = "second" if case.create_graph else "first"
     print(f"\n{case.name}, {order} order: {flops / 1e9:.0f} GFLOP", flush=True)
@@ -135,15 +124,26 @@ def _measure(
         )
     for name, why in left_out.items():
         print(f"  {name:18} left out: {why}", flush=True)
-    return {"case": case.__dict__, "order": 2 if case.create_graph else 1, "sides": sides, "left_out": left_out}
+    augmentation: Augmentation = build(cfg.aug)
+    drawing = drawing_ms(case, augmentation, device, repeats=cfg.repeats)
+    print(
+        f"  drawing the tasks  {drawing['plain']:8.1f} ms, {drawing['augmented']:.1f} ms with augmentation", flush=True
+    )
+    return {
+        "case": case.__dict__,
+        "order": 2 if case.create_graph else 1,
+        "sides": sides,
+        "left_out": left_out,
+        "drawing_ms": drawing,
+    }
 
 
 def _prepare(
-    case: Case, network: BodyAndHead, plain: PlainNetwork, batch: TaskBatch, names: list[str], machine: dict[str, Any]
+    case: Case, network: BodyAndHead, batch: TaskBatch, names: list[str], machine: dict[str, Any]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """The steps that work and agree with the plain loop's, and why the others are left out."""
     network.zero_grad()
-    peers.plain_loop(plain, case)(batch)
+    peers.plain_loop(PlainNetwork(network), case)(batch)
     expected = _gradient(network)
     steps: dict[str, Callable[[], Any]] = {}
     left_out: dict[str, str] = {}
@@ -153,7 +153,7 @@ def _prepare(
             continue
         try:
             with _quiet():
-                step = _ours(case, network, *OURS[name]) if name in OURS else PEERS[name](plain, case)
+                step = step_of(name, network, case)
                 found = _run(step, network, batch)
         except (ImportError, UserError, peers.NotOffered) as error:
             left_out[name] = str(error).splitlines()[0]
@@ -168,30 +168,6 @@ def _prepare(
         else:
             left_out[name] = f"its meta-gradient differs by {difference:.1%} of the norm"
     return steps, left_out
-
-
-def _maml(case: Case, network: nn.Module) -> MAML:
-    return MAML(
-        network,
-        Classification(case.n_way),
-        inner_steps=case.inner_steps,
-        eval_inner_steps=case.inner_steps,
-        inner_lr=case.inner_lr,
-        create_graph=case.create_graph,
-        task_chunk=32,  # as conf/algo/maml.yaml
-    )
-
-
-def _ours(case: Case, network: nn.Module, compiled: bool, bf16: bool) -> peers.Step:
-    algorithm = _maml(case, network)
-    whole = engine.Compiled(algorithm) if compiled else None
-    device = next(network.parameters()).device.type
-
-    def step(batch: TaskBatch) -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            engine.meta_backward(algorithm, batch, compiled=whole)
-
-    return step
 
 
 def _run(step: peers.Step, network: nn.Module, batch: TaskBatch) -> Tensor:

@@ -35,3 +35,18 @@ def draw_growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes[0].set_ylabel("milliseconds a step")
     axes[-1].legend(frameon=False, fontsize=8)
     save(figure, path)
+
+
+def draw_race(curves: dict[str, list[tuple[int, float, float]]], accuracy: float, path: Path) -> None:
+    """Validation accuracy against seconds of training, a curve a side; dotted what they race to."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(accuracy, color="#999999", linestyle=":", linewidth=1)
+    for number, (side, curve) in enumerate(curves.items()):
+        _, seconds, right = zip(*curve, strict=True)
+        axis.plot(seconds, right, "o-", markersize=3, color=COLORS[number % len(COLORS)], label=side)
+    axis.set(xlabel="seconds of training", ylabel="validation accuracy", xlim=(0, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#e5e5e5", linewidth=0.6)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    save(figure, path)
