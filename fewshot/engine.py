@@ -8,6 +8,7 @@ meta-gradient is added up before the next one starts. Any split gives the same s
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fewshot.algorithms.base import Algorithm, Fitted, Outcome, last
 from fewshot.chunks import in_chunks
 from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
+from fewshot.models.kernels import fused
 from fewshot.tasks import Stage, TaskBatch
 
 
@@ -34,7 +36,7 @@ def meta_backward(
     Args:
         batch: T tasks.
         backward: what differentiates a scalar (`manual_backward` under Lightning).
-        compiled: computes a chunk's meta-gradient; None: eagerly.
+        compiled: computes a chunk's meta-gradient on a GPU, and lets kernels be compiled on a CPU; None: eagerly.
 
     Returns:
         The meta-loss and the score of every task, (T,) each, and the mean over the tasks of what they showed;
@@ -43,26 +45,30 @@ def meta_backward(
     params: Params = dict(algorithm.named_parameters())
 
     def of(chunk: TaskBatch) -> Outcome:
-        if compiled is None:
-            outcome = _outcomes(algorithm, params, chunk)
-            total = outcome.loss.sum()
-        else:
+        if compiled is not None and chunk.support_x.is_cuda:
             gradients, outcome = compiled(params, chunk)
             total = with_gradient(outcome.loss.sum(), params, gradients)
+        else:
+            outcome = _outcomes(algorithm, params, chunk)
+            total = outcome.loss.sum()
         backward(total / len(batch.support_y))
         return tree_map(torch.Tensor.detach, outcome)
 
-    parts = in_chunks(algorithm, batch, of)
+    with nullcontext() if compiled is None else fused():
+        parts = in_chunks(algorithm, batch, of)
     joined = tree_map(lambda *chunks: torch.cat(chunks), *parts)
     return joined._replace(observed={name: value.mean(0) for name, value in joined.observed.items()})
 
 
 class Compiled:
-    """The meta-gradient of a chunk of tasks as one function, compiled by `torch.compile`.
+    """The meta-gradient of a chunk of tasks as one function, compiled by `torch.compile`, for a GPU.
 
     The compiler sees forward, inner gradients and meta-gradient at once, and fuses what lies between convolutions;
     it cannot differentiate what it has compiled a second time, so that all of it must be inside. Values agree
     with the eager step to rounding. The first call takes about a minute, later ones of another size again.
+
+    On a CPU what it makes of the derivatives is slower than the eager step. There the step stays as it is, with its
+    kernels compiled (`fewshot.models.kernels`).
     """
 
     def __init__(self, algorithm: Algorithm) -> None:

@@ -19,6 +19,7 @@ from fewshot.algorithms.base import Algorithm
 from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
+from fewshot.models.normalization import BatchNorm
 from fewshot.tasks import Stage, TaskBatch
 
 _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
@@ -39,8 +40,8 @@ class MetaLearner(LightningModule):
         optimizer: called as optimizer(parameters) -> Optimizer.
         schedule: "constant", or over `trainer.max_steps` the step size falls to zero: "linear", "cosine".
         grad_clip: largest norm of the meta-gradient, longer ones are scaled down; None: never.
-        compile: whether the meta-gradient is compiled by `torch.compile`: faster steps after a minute of waiting,
-            the same numbers up to rounding. Evaluation never is.
+        compile: use `torch.compile`, on a GPU for the whole meta-gradient, on a CPU for batch normalisation and its
+            derivatives: the same numbers up to rounding, after a minute of waiting. Evaluation is never compiled.
         recompute: second order without keeping what happens inside the inner steps, which is computed again for the
             meta-gradient: memory hardly grows with their number, the same numbers for about twice the time.
         curve_episodes: number of tasks, of every evaluation, that are judged before adaptation and after
@@ -99,7 +100,14 @@ class MetaLearner(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuses what training would need and evaluation does not."""
-        if self.compiled is not None and self.device.type == "cpu" and not shutil.which(engine.compiler()):
+        if self.compiled is None or self.device.type != "cpu":
+            return
+        if not any(isinstance(module, BatchNorm) for module in self.modules()):
+            raise UserError(
+                "outer.compile=true has no effect: on a CPU batch normalisation is what is compiled, and this model "
+                "has none; outer.compile=false"
+            )
+        if not shutil.which(engine.compiler()):
             raise UserError(
                 f"outer.compile=true needs the C++ compiler {engine.compiler()}: install it, or set it to false"
             )

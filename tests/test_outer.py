@@ -176,6 +176,12 @@ def test_a_missing_compiler_is_told_before_training(compose_cfg: Compose, monkey
     trainer().validate(learner, datamodule=data, verbose=False)  # which compiles nothing
 
 
+def test_nothing_to_compile_is_told_before_training(compose_cfg: Compose) -> None:
+    data, learner = make(compose_cfg, "outer.compile=true", "model.norm=group", "model.hidden=8")
+    with pytest.raises(UserError, match="outer.compile=true has no effect: on a CPU batch normalisation"):
+        trainer(max_steps=3).fit(learner, datamodule=data)
+
+
 def test_recomputed_training_is_the_same_training(compose_cfg: Compose) -> None:
     weights = []
     for recompute in ("true", "false"):

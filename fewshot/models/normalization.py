@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.errors import UserError
+from fewshot.models.kernels import kernel
 from fewshot.models.vmap_rule import tasks_in_front
 
 
@@ -94,14 +95,53 @@ def observed(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 # PyTorch would generate costs a millisecond of Python at every call.
 
 
+@kernel
+def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """y, μ, r."""
+    mean = _sum(x) / _count(x)
+    centred = x - _wide(mean)
+    squares = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().sum(-2)
+    rstd = (squares / _count(x) + eps).rsqrt()
+    return centred.mul_(_wide(gamma * rstd)).add_(_wide(beta)), mean, rstd
+
+
+@kernel
+def _first(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
+    m = _count(x)
+    grad_beta = _sum(g)
+    grad_gamma = (_dot(g, x) - mean * grad_beta) * rstd
+    scale = gamma * rstd
+    grad_x = _combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
+    return grad_x, grad_gamma, grad_beta
+
+
+@kernel
+def _second(upstream: tuple[Tensor, ...], saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of L = Σ u·dx + a·dγ + b·dβ by g, x and γ, for u, a, b the gradients that come in.
+
+    With the means s = mean(g), t = mean(g z), U = mean(u), V = mean(u z), D = mean(u g):
+    L = m [γ r (D − U s − V t) + a t + b s]. All that depends on x does so through r and z, and
+    dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
+    """
+    (u, a, b), (g, x, gamma, mean, rstd, m_t, m_s) = upstream, saved
+    m = _count(x)
+    s, t = m_s / m, m_t / m
+    mean_u = _sum(u) / m
+    mean_uz = (_dot(u, x) / m - mean * mean_u) * rstd
+    bracket = _dot(u, g) / m - mean_u * s - mean_uz * t
+    scale = gamma * rstd
+    grad_g = _combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
+    cu, cg = -scale * t, a - scale * mean_uz
+    along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
+    grad_x = _combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
+    return grad_g, grad_x.addcmul(g, _wide(rstd * cg)), rstd * bracket * m
+
+
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = _sum(x) / _count(x)
-        centred = x - _wide(mean)
-        squares = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().sum(-2)
-        rstd = (squares / _count(x) + eps).rsqrt()
-        return centred.mul_(_wide(gamma * rstd)).add_(_wide(beta)), mean, rstd
+        return _normalised(x, gamma, beta, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -121,44 +161,18 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _BatchNormBackward(torch.autograd.Function):
-    """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
-
     @staticmethod
     def forward(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        m = _count(x)
-        grad_beta = _sum(g)
-        grad_gamma = (_dot(g, x) - mean * grad_beta) * rstd
-        scale = gamma * rstd
-        grad_x = _combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
-        return grad_x, grad_gamma, grad_beta
+        return _first(g, x, gamma, mean, rstd)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        g, x, gamma, mean, rstd = inputs
         _, grad_gamma, grad_beta = output
-        ctx.save_for_backward(g, x, gamma, mean, rstd, grad_gamma, grad_beta)
+        ctx.save_for_backward(*inputs, grad_gamma, grad_beta)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Derivatives of L = Σ u·dx + a·dγ + b·dβ, for u, a, b the incoming gradients.
-
-        With the means s = mean(g), t = mean(g z), U = mean(u), V = mean(u z), D = mean(u g):
-        L = m [γ r (D − U s − V t) + a t + b s]. All that depends on x does so through r and z, and
-        dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
-        """
-        (g, x, gamma, mean, rstd, m_t, m_s), (u, a, b) = ctx.saved_tensors, grads
-        m = _count(x)
-        s, t = m_s / m, m_t / m
-        mean_u = _sum(u) / m
-        mean_uz = (_dot(u, x) / m - mean * mean_u) * rstd
-        bracket = _dot(u, g) / m - mean_u * s - mean_uz * t
-        scale = gamma * rstd
-        grad_g = _combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
-        cu, cg = -scale * t, a - scale * mean_uz
-        along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
-        grad_x = _combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
-        grad_x = grad_x.addcmul(g, _wide(rstd * cg))
-        return grad_g, grad_x, rstd * bracket * m, None, None
+        return *_second(grads, ctx.saved_tensors), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, ...], int]:

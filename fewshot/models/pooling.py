@@ -46,11 +46,35 @@ class _MaxPool2x2(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (places,), (height, width) = ctx.saved_tensors, ctx.size
-        zeros = grads[0].new_zeros((*places.shape[:-2], height * width))
-        spread = zeros.scatter(-1, places.flatten(-2), grads[0].flatten(-2))
-        return spread.unflatten(-1, (height, width))
+        return _Spread.apply(grads[0], *ctx.saved_tensors, *ctx.size)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, Tensor], int]:
         return _MaxPool2x2.apply(*tasks_in_front(info.batch_size, in_dims, inputs)), 0
+
+
+class _Spread(torch.autograd.Function):
+    """Numbers (…, C, h, w) to their places in (…, C, H, W), zeros elsewhere; the other way in the derivative.
+
+    By itself so that zeros are written once: `scatter` on what may be differentiated copies them first.
+    """
+
+    @staticmethod
+    def forward(g: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+        zeros = g.new_zeros((*places.shape[:-2], height * width))
+        return zeros.scatter_(-1, places.flatten(-2), g.flatten(-2)).unflatten(-1, (height, width))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        found = grads[0].flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])
+        return found, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        *tensors, height, width = inputs
+        return _Spread.apply(*tasks_in_front(info.batch_size, in_dims, tensors), height, width), 0
