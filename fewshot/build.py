@@ -19,6 +19,7 @@ from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner
+from fewshot.precision import refuse_half, refuse_missing_bfloat16
 from fewshot.tasks import Classification, TaskKind
 
 # What Lightning says of every run of this kind, and why it does not apply.
@@ -172,11 +173,9 @@ def build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callba
     """The Trainer, for what it can do with learners that differentiate their own inner loop."""
     if cfg.trainer.devices != 1:
         raise UserError(f"trainer.devices={cfg.trainer.devices}: a run uses one device; set trainer.devices=1")
-    if cfg.trainer.precision == "16-mixed":
-        raise UserError(
-            "trainer.precision=16-mixed: inner gradients are not scaled and underflow in half precision; "
-            "use 32-true or bf16-mixed"
-        )
+    refuse_half(cfg.trainer.precision)
     if cfg.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
-    return build(cfg.trainer, logger=loggers, callbacks=callbacks)
+    trainer: Trainer = build(cfg.trainer, logger=loggers, callbacks=callbacks)
+    refuse_missing_bfloat16(cfg.trainer.precision, trainer.strategy.root_device.type)
+    return trainer

@@ -13,6 +13,7 @@ from conftest import ROOT, SMALL, Compose
 
 from fewshot import checkpoints
 from fewshot.errors import UserError
+from fewshot.precision import bfloat16_works
 from fewshot.runs import evaluate, train
 
 KEYS = {
@@ -188,10 +189,24 @@ def test_tensorboard(compose_cfg: Compose, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").exists()
 
 
-def test_bfloat16_runs_and_learns(compose_cfg: Compose, tmp_path: Path) -> None:
+def test_bfloat16_runs_and_learns(compose_cfg: Compose, tmp_path: Path, monkeypatch) -> None:
+    # Products so small do not use the instruction that some virtual processors lack.
+    monkeypatch.setattr("fewshot.precision.bfloat16_works", lambda device: True)
     train(compose_cfg("trainer.precision=bf16-mixed", "test=false", "trainer.max_steps=20", folder=tmp_path))
     losses = [float(row["train/loss"]) for row in rows(tmp_path) if row["train/loss"]]
     assert losses[-1] < losses[0]
+
+
+def test_bfloat16_that_would_kill_the_process_is_refused(compose_cfg: Compose, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("fewshot.precision.bfloat16_works", lambda device: False)
+    with pytest.raises(UserError, match="trainer.precision=bf16-mixed: this machine's cpu cannot multiply matrices"):
+        train(compose_cfg("trainer.precision=bf16-mixed", folder=tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_whether_bfloat16_works_is_tried_elsewhere() -> None:
+    assert bfloat16_works("cpu") in (True, False)
+    assert not bfloat16_works("no such device")
 
 
 def test_not_finite_keeps_the_last_good_checkpoint(compose_cfg: Compose, tmp_path: Path) -> None:
@@ -207,6 +222,7 @@ BAD = {
     "data.n_way=25": "data.n_way=25 but split 'val' has 20 classes",
     "trainer.devices=2": "trainer.devices=2: a run uses one device",
     "trainer.precision=16-mixed": "trainer.precision=16-mixed: inner gradients are not scaled",
+    "trainer.precision=16-true": "trainer.precision=16-true: inner gradients are not scaled",
     "trainer.max_steps=0": "trainer.max_steps=0 must be at least 1",
     "algo=nearest": "algo=nearest has nothing to train",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: there is no such file",

@@ -29,12 +29,13 @@ from fewshot.bench import peers
 from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.figure import draw_growth
-from fewshot.bench.measure import bfloat16_works, matmul_gflops, synchronise, take_turns
+from fewshot.bench.measure import matmul_gflops, synchronise, take_turns
 from fewshot.bench.sides import OURS, PEERS, maml, step_of
 from fewshot.build import build
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
 from fewshot.models.parts import BodyAndHead
+from fewshot.precision import bfloat16_works
 from fewshot.tasks import TaskBatch
 
 
@@ -53,7 +54,7 @@ def benchmark(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as convolutions take by default
-    bf16 = bfloat16_works(device)
+    bf16 = bfloat16_works(device.type)
     machine = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

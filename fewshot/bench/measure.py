@@ -1,8 +1,6 @@
 """Time, memory and arithmetic of a step."""
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -50,13 +48,6 @@ def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
         synchronise()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best / 1e9
-
-
-def bfloat16_works(device: torch.device) -> bool:
-    """Whether a product in bfloat16 survives: some virtual processors promise instructions that they do not have,
-    and the process dies of the first one. So another process tries."""
-    probe = f"import torch; a = torch.ones(64, 64, device='{device}').bfloat16(); (a @ a).sum().item()"
-    return subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0
 
 
 def synchronise() -> None:
