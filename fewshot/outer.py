@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torchmetrics.aggregation import CatMetric
 
 from fewshot import engine
 from fewshot.algorithms.base import Algorithm
+from fewshot.bad_tasks import BadTasks
 from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
@@ -27,6 +29,8 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps 
     "linear": lambda done: 1 - done,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
+
+_MOST_BAD_STEPS = 3  # in a row: a task may be unlucky, a run of them is a setting
 
 
 class MetaLearner(LightningModule):
@@ -97,6 +101,7 @@ class MetaLearner(LightningModule):
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.curve_seen = 0
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
+        self.bad_tasks = BadTasks()
 
     def on_fit_start(self) -> None:
         """Refuses what training would need and evaluation does not."""
@@ -121,13 +126,11 @@ class MetaLearner(LightningModule):
         reporting = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if reporting:
             self._log_curve(batch)
-        optimizer.zero_grad()
         self.algorithm.outer_step = step
-        losses, scores, observed = engine.meta_backward(
-            self.algorithm, batch, self.manual_backward, compiled=self.compiled
-        )
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        self._refuse_nonfinite(losses, norm, step)
+        backward = partial(engine.meta_backward, self.algorithm, backward=self.manual_backward, compiled=self.compiled)
+        (losses, scores, observed), norm, bad = self.bad_tasks.gradient(backward, self.parameters(), batch)
+        if self.bad_tasks.in_a_row == _MOST_BAD_STEPS:
+            self._stop(step, bad, tasks)
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.grad_clip, norm)
         lr = optimizer.param_groups[0]["lr"]
@@ -137,6 +140,7 @@ class MetaLearner(LightningModule):
         self.latest_loss = losses.mean()
         if reporting:  # Lightning writes at these steps alone, and takes as long for a log as a small step does
             report = {"loss": self.latest_loss, self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
+            report["left_out"] = float(self.bad_tasks.total)
             self._log_all("train", report, tasks)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
@@ -167,12 +171,17 @@ class MetaLearner(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: _SCHEDULES[self.schedule](step / total))
         return [optimizer], [scheduler]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how many tasks were left out."""
+        checkpoint["bad_tasks"] = [self.bad_tasks.total, self.bad_tasks.in_a_row]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lets Lightning's loops begin a new epoch where the checkpoint stands.
 
         Our loaders start at `global_step`, so there is no half epoch to go back into; left alone, the loops
         would end the finished epoch a second time and count one step too many.
         """
+        self.bad_tasks.total, self.bad_tasks.in_a_row = checkpoint.get("bad_tasks", (0, 0))
         fit = checkpoint["loops"]["fit_loop"]
         fit["epoch_loop.batch_progress"]["is_last_batch"] = False
         fit["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds it back on restarting
@@ -180,15 +189,13 @@ class MetaLearner(LightningModule):
             progress["total"] = dict.fromkeys(progress["total"], progress["total"]["ready"])
             progress["current"] = dict.fromkeys(progress["current"], 0)
 
-    def _refuse_nonfinite(self, losses: Tensor, norm: Tensor, step: int) -> None:
-        """Stops before a bad number reaches the weights."""
-        if torch.isfinite(norm) and torch.isfinite(losses).all():
-            return
-        bad = int((~torch.isfinite(losses)).sum())
+    def _stop(self, step: int, bad: list[int], tasks: int) -> None:
+        named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
         raise UserError(
-            f"outer step {step}: the meta-loss is not finite for {bad} of {len(losses)} tasks and the meta-gradient's "
-            f"norm is {norm:.3g}; the weights were not touched. Last good checkpoint: {self._latest_checkpoint()}. "
-            "Lower algo.inner_lr or outer.optimizer.lr, or set outer.grad_clip"
+            f"outer step {step}: the meta-loss or its gradient is not finite for {len(bad)} of {tasks} tasks "
+            f"(number {named}), and was not in the {_MOST_BAD_STEPS - 1} steps before; the weights were not touched. "
+            f"Last good checkpoint: {self._latest_checkpoint()}. Lower algo.inner_lr or outer.optimizer.lr, or set "
+            "algo.inner_optimizer.clip or outer.grad_clip"
         )
 
     def _latest_checkpoint(self) -> str:

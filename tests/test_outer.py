@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -96,11 +97,35 @@ def test_before_adaptation_accuracy_is_chance(compose_cfg: Compose) -> None:
     assert torch.equal(learner.evaluated.curve[1, :, -1], learner.evaluated.scores)
 
 
-def test_a_number_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(compose_cfg: Compose) -> None:
+def test_numbers_that_are_not_finite_stop_the_run_at_the_third_step_and_never_reach_the_weights(
+    compose_cfg: Compose,
+) -> None:
     data, learner = make(compose_cfg, "algo.inner_lr=1e30")
-    with pytest.raises(UserError, match=r"outer step 0: the meta-loss is not finite for \d of 4 tasks.*algo.inner_lr"):
-        trainer(max_steps=3).fit(learner, datamodule=data)
+    with pytest.raises(UserError, match=r"outer step 2: .* not finite for \d of 4 tasks \(number .*algo.inner_lr"):
+        trainer(max_steps=5).fit(learner, datamodule=data)
     assert all(torch.isfinite(p).all() for p in learner.parameters())
+
+
+def test_a_step_with_bad_tasks_counts_as_a_step(compose_cfg: Compose, monkeypatch) -> None:
+    """One of four tasks is spoiled at step 1: the run goes on, of as many steps, and says so."""
+    data, learner = make(compose_cfg)
+    gather = data.gather
+
+    def spoiled(drawn: Any) -> TaskBatch:
+        batch = gather(drawn)
+        if learner.trainer.training and learner.global_step == 1:
+            batch.query_x[2] = torch.nan
+        return batch
+
+    monkeypatch.setattr(data, "gather", spoiled)
+    runner = trainer(max_steps=4, log_every_n_steps=1)
+    runner.fit(learner, datamodule=data)
+    assert runner.global_step == 4
+    assert (learner.bad_tasks.total, learner.bad_tasks.in_a_row) == (1, 0)
+    assert runner.callback_metrics["train/left_out"] == 1
+    saved: dict[str, Any] = {}
+    learner.on_save_checkpoint(saved)
+    assert saved["bad_tasks"] == [1, 0]
 
 
 def test_refusals(compose_cfg: Compose) -> None:

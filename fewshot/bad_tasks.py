@@ -1,0 +1,60 @@
+"""Tasks whose numbers are not finite: left out of the meta-gradient, counted, and at some point too many."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from fewshot.algorithms.base import Outcome
+from fewshot.tasks import TaskBatch
+
+
+class BadTasks:
+    """Keeps numbers that are not finite away from the weights.
+
+    Attributes:
+        total: tasks that were left out so far.
+        in_a_row: steps, up to the latest, of which each had such tasks.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.in_a_row = 0
+
+    def gradient(
+        self, backward: Callable[[TaskBatch], Outcome], parameters: Iterable[nn.Parameter], batch: TaskBatch
+    ) -> tuple[Outcome, Tensor, list[int]]:
+        """Fills `.grad` as if the meta-batch had never held the tasks whose loss is not finite.
+
+        Where none is left, or the gradient of finite losses is not finite, there is no gradient at all: every `.grad`
+        is None, by which an optimiser leaves the weights as they are.
+
+        Args:
+            backward: adds the meta-gradient of a batch to `.grad`.
+
+        Returns:
+            What came of the tasks that were kept, the norm of the gradient (), and which tasks were left out.
+        """
+        weights = list(parameters)
+
+        def attempt(tasks: TaskBatch) -> tuple[Outcome, Tensor]:
+            _clear(weights)
+            outcome = backward(tasks)
+            return outcome, torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+
+        outcome, norm = attempt(batch)
+        kept = torch.isfinite(outcome.loss)
+        if not kept.all() and kept.any():
+            outcome, norm = attempt(TaskBatch(*(tensor[kept] for tensor in batch)))
+        if not torch.isfinite(norm):
+            _clear(weights)
+            kept, outcome = torch.zeros_like(kept), outcome._replace(observed={})
+        bad: list[int] = (~kept).nonzero().flatten().tolist()
+        self.total += len(bad)
+        self.in_a_row = self.in_a_row + 1 if bad else 0
+        return outcome, norm, bad
+
+
+def _clear(weights: list[nn.Parameter]) -> None:
+    for parameter in weights:
+        parameter.grad = None
