@@ -123,8 +123,8 @@ def _refuse_finished(checkpoint: dict[str, Any], cfg: DictConfig) -> None:
 
 
 def _refuse_full_disk(folder: Path, learner: MetaLearner) -> None:
-    """Weights and Adam's two moments, in two files and the temporary copy of one; and room for logs."""
-    needed = 3 * 3 * 4 * sum(p.numel() for p in learner.parameters()) + 10_000_000
+    """Weights and Adam's two moments, in three files and the temporary copy of one; and room for logs."""
+    needed = 4 * 3 * 4 * sum(p.numel() for p in learner.parameters()) + 10_000_000
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
