@@ -184,7 +184,7 @@ class MetaLearner(LightningModule):
         self.bad_tasks.total, self.bad_tasks.in_a_row = checkpoint.get("bad_tasks", (0, 0))
         fit = checkpoint["loops"]["fit_loop"]
         fit["epoch_loop.batch_progress"]["is_last_batch"] = False
-        fit["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds it back on restarting
+        fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1  # Lightning adds one
         for progress in (fit["epoch_loop.batch_progress"], fit["epoch_progress"]):
             progress["total"] = dict.fromkeys(progress["total"], progress["total"]["ready"])
             progress["current"] = dict.fromkeys(progress["current"], 0)

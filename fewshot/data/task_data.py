@@ -109,7 +109,8 @@ class TaskData(LightningDataModule, ABC):
         first, last = 0, self.steps_per_epoch
         if self.trainer is not None:
             first = self.trainer.global_step
-            last = min(first + self.steps_per_epoch, self.trainer.max_steps)
+            epoch_end = (first // self.steps_per_epoch + 1) * self.steps_per_epoch  # a run may have stopped before it
+            last = min(epoch_end, self.trainer.max_steps)
         return self._loader("train", range(first, last))
 
     def val_dataloader(self) -> DataLoader:
