@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from fewshot.checkpoints import previous
 from fewshot.errors import UserError
 
 
@@ -41,11 +42,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 temporary.unlink(missing_ok=True)
             kept = f"the one before is whole: go on from it with ckpt_path={path}" if path.exists() else "there is none"
             raise UserError(f"{path} could not be written ({error}); {kept}") from error
-
-
-def previous(path: Path) -> Path:
-    """Where the checkpoint of before is kept."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def _copy(source: Path, target: Path) -> None:

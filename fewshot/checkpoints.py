@@ -10,6 +10,7 @@ from fewshot.errors import UserError
 
 RECORD = "fewshot"  # key in the checkpoint
 SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the learner; the rest is circumstance
+LAST = "last"  # as ckpt_path: from where this folder's run stands
 _NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
 
 
@@ -33,6 +34,36 @@ def read(path: str) -> dict[str, Any]:
     if not (isinstance(checkpoint, dict) and RECORD in checkpoint and "state_dict" in checkpoint):
         raise UserError(f"ckpt_path={path} is a file of torch, but no checkpoint written by train.py")
     return checkpoint
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def standing(ckpt_path: str | None, folder: Path) -> str | None:
+    """The checkpoint to go on from; for `ckpt_path=last` the latest whole one of the run's own folder, if any."""
+    if ckpt_path != LAST:
+        return ckpt_path
+    last = folder / "checkpoints" / "last.ckpt"
+    found = [path for path in (last, previous(last)) if path.exists()]
+    for path in found:
+        try:
+            read(str(path))
+        except UserError:
+            continue
+        return str(path)
+    if found:
+        raise UserError(f"ckpt_path=last: {' and '.join(map(str, found))} cannot be read; remove them to start anew")
+    return None
+
+
+def best_value(checkpoint: dict[str, Any], monitor: str) -> float:
+    """The highest value of `monitor` up to a checkpoint, as its run had kept it."""
+    states = [state for state in checkpoint["callbacks"].values() if state.get("monitor") == monitor]
+    if not states:
+        raise UserError(f"optimized_metric={monitor} is not what the run of this checkpoint was judged by")
+    return float(states[0]["best_model_score"])
 
 
 def load_weights(module: Any, checkpoint: dict[str, Any], path: str, *, leave_statistics: bool = False) -> None:
@@ -69,7 +100,7 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         resume: train.py goes on in the run's own folder; evaluate.py makes one of its own.
     """
     path = next((a.removeprefix("ckpt_path=") for a in arguments if a.startswith("ckpt_path=")), "null")
-    if path == "null" or "," in path:  # several checkpoints: each job takes its own up, without new keys
+    if path in ("null", LAST) or "," in path:  # several checkpoints: each job takes its own up, without new keys
         return arguments
     recalled = _recalled(read(path))
     if resume:

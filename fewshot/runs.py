@@ -29,42 +29,68 @@ from fewshot.tasks import Classification
 def train(cfg: DictConfig) -> float:
     """Meta-trains, scores the best checkpoint on the test tasks, writes the run folder.
 
+    What `ckpt_path=last` finds finished in the folder is not done again.
+
     Returns:
         The best validation value, for a sweeper; never a test value.
     """
     folder, status = Path(HydraConfig.get().runtime.output_dir), 1
     try:
-        checkpoint = checkpoints.read(cfg.ckpt_path) if cfg.ckpt_path else None
-        overrides = list(HydraConfig.get().overrides.task)
+        typed = cfg.ckpt_path
+        path = checkpoints.standing(typed, folder)
+        checkpoint = checkpoints.read(path) if path else None
         if checkpoint is not None:
-            cfg = checkpoints.restore(cfg, checkpoint, overrides)
-        data, learner = build_learner(cfg)
-        _refuse_untrainable(learner)
-        _refuse_full_disk(folder, learner)
-        if checkpoint is not None:
-            checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path)
-            _refuse_finished(checkpoint, cfg)
-        loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
-        callbacks = [
-            *(build(node) for node in cfg.callbacks.values()),
-            _Record(checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))),
-        ]
-        trainer = build_trainer(cfg, loggers, callbacks)
-        if isinstance(data, EpisodeData):
-            write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
-        started = time.perf_counter()
-        _run(trainer.fit, learner, datamodule=data, ckpt_path=cfg.ckpt_path or None, weights_only=True)
-        best = trainer.checkpoint_callback
-        assert isinstance(best, ModelCheckpoint)
-        if cfg.test:
-            seconds = time.perf_counter() - started
-            path = best.best_model_path
-            checkpoints.load_weights(learner, checkpoints.read(path), path)
-            _test(cfg, folder, trainer, learner, data=data, checkpoint=path, train_seconds=seconds)
+            cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
+        if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
+            value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
+            if not cfg.test or (folder / "results.json").exists():
+                print(f"finished before: {folder}", flush=True)
+            else:
+                _finish(cfg, folder, checkpoint, str(path))
+        else:
+            value = _fit(cfg, folder, checkpoint, path)
         status = 0
-        return float(best.best_model_score)  # type: ignore[arg-type]
+        return value
     finally:
         _close_wandb(status)
+
+
+def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path: str | None) -> float:
+    """Trains, from a checkpoint if there is one, and tests; returns the best validation value."""
+    data, learner = build_learner(cfg)
+    _refuse_untrainable(learner)
+    _refuse_full_disk(folder, learner)
+    if checkpoint is not None:
+        checkpoints.load_weights(learner, checkpoint, str(path))
+    overrides = list(HydraConfig.get().overrides.task)
+    known = checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))
+    record = _Record(known, _seconds(checkpoint))
+    loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
+    trainer = build_trainer(cfg, loggers, [*(build(node) for node in cfg.callbacks.values()), record])
+    if isinstance(data, EpisodeData):
+        write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
+    _run(trainer.fit, learner, datamodule=data, ckpt_path=path, weights_only=True)
+    best = trainer.checkpoint_callback
+    assert isinstance(best, ModelCheckpoint)
+    if cfg.test:
+        scored = best.best_model_path
+        checkpoints.load_weights(learner, checkpoints.read(scored), scored)
+        _test(cfg, folder, trainer, learner, data=data, checkpoint=scored, train_seconds=record.seconds)
+    return float(best.best_model_score)  # type: ignore[arg-type]
+
+
+def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str) -> None:
+    """Tests what was trained before."""
+    data, learner = build_learner(cfg)
+    best = str(Path(path).with_name("best.ckpt"))
+    checkpoints.load_weights(learner, checkpoints.read(best), best)
+    trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
+    _test(cfg, folder, trainer, learner, data=data, checkpoint=best, train_seconds=_seconds(checkpoint))
+
+
+def _seconds(checkpoint: dict[str, Any] | None) -> float:
+    """How long training took up to a checkpoint, over all starts of its run."""
+    return 0.0 if checkpoint is None else checkpoint.get("train_seconds", 0.0)
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -114,12 +140,16 @@ def _refuse_untrainable(learner: MetaLearner) -> None:
         raise UserError(f"algo={name} has nothing to train: score it with python evaluate.py algo={name}")
 
 
-def _refuse_finished(checkpoint: dict[str, Any], cfg: DictConfig) -> None:
-    if checkpoint["global_step"] >= cfg.trainer.max_steps:
-        raise UserError(
-            f"ckpt_path={cfg.ckpt_path} stands at step {checkpoint['global_step']} of trainer.max_steps="
-            f"{cfg.trainer.max_steps}: nothing is left to train; raise trainer.max_steps, or use evaluate.py"
-        )
+def _trained(checkpoint: dict[str, Any], cfg: DictConfig, again: bool) -> bool:
+    """Whether nothing is left to train; a mistake of whoever asks for it by name."""
+    if checkpoint["global_step"] < cfg.trainer.max_steps:
+        return False
+    if again:
+        return True
+    raise UserError(
+        f"ckpt_path={cfg.ckpt_path} stands at step {checkpoint['global_step']} of trainer.max_steps="
+        f"{cfg.trainer.max_steps}: nothing is left to train; raise trainer.max_steps, or use evaluate.py"
+    )
 
 
 def _refuse_full_disk(folder: Path, learner: MetaLearner) -> None:
@@ -177,11 +207,27 @@ def _close_wandb(status: int) -> None:
 
 
 class _Record(Callback):
-    """Writes the run's configuration into its checkpoints."""
+    """Writes the run's configuration into its checkpoints, and how long training took.
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    Args:
+        record: the configuration.
+        seconds: of training before this start.
+    """
+
+    def __init__(self, record: dict[str, Any], seconds: float) -> None:
         self.record = record
+        self.before, self.started = seconds, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        return self.before + time.perf_counter() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.started = time.perf_counter()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the record under its key."""
+        """Adds both."""
         checkpoint[checkpoints.RECORD] = self.record
+        checkpoint["train_seconds"] = self.seconds

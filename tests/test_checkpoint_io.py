@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewshot.checkpoint_io import AtomicCheckpointIO, previous
+from fewshot.checkpoint_io import AtomicCheckpointIO
+from fewshot.checkpoints import previous
 from fewshot.errors import UserError
 
 

@@ -1,5 +1,6 @@
 """SIGTERM costs nothing: the run that goes on is the run that was never stopped."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from conftest import Compose
 from test_runs import rows
 
+from fewshot.errors import UserError
 from fewshot.outer import MetaLearner
 from fewshot.preemption import EXIT_CODE
 from fewshot.runs import train
@@ -52,7 +54,7 @@ def test_a_run_that_is_preempted_loses_nothing(
     assert end.value.code == EXIT_CODE == 143
     assert signal.getsignal(signal.SIGTERM) is before
     assert checkpoint(parts, "last.ckpt")["global_step"] == stands
-    train(compose_cfg(*OPTIONS, f"ckpt_path={parts / 'checkpoints' / 'last.ckpt'}", folder=parts))
+    train(compose_cfg(*OPTIONS, "ckpt_path=last", folder=parts))
     for name in ("last.ckpt", "best.ckpt"):
         expected, found = checkpoint(whole, name), checkpoint(parts, name)
         assert expected["global_step"] == found["global_step"]
@@ -62,11 +64,37 @@ def test_a_run_that_is_preempted_loses_nothing(
     assert logged[0] == logged[1]
 
 
-def test_at_the_very_end_training_is_written_first(
-    compose_cfg: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_command_starts_goes_on_tests_and_then_has_nothing_to_do(
+    compose_cfg: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    with monkeypatch.context() as patched:
-        stop_at(patched, 6, "training_step")
-        with pytest.raises(SystemExit):
-            train(compose_cfg(*OPTIONS, folder=tmp_path))
-    assert checkpoint(tmp_path, "last.ckpt")["global_step"] == 7
+    same = [option for option in OPTIONS if option != "test=false"] + ["ckpt_path=last"]
+    for step in (1, 6):  # from nothing; then on, to the end of training but not to the test
+        with monkeypatch.context() as patched:
+            stop_at(patched, step, "training_step")
+            with pytest.raises(SystemExit):
+                train(compose_cfg(*same, folder=tmp_path))
+        assert checkpoint(tmp_path, "last.ckpt")["global_step"] == step + 1
+        assert not (tmp_path / "results.json").exists()
+    before = checkpoint(tmp_path, "last.ckpt")
+    value = train(compose_cfg(*same, folder=tmp_path))
+    assert max(float(row["val/acc"]) for row in rows(tmp_path) if row["val/acc"]) == pytest.approx(value)
+    written = (tmp_path / "results.json").read_bytes()
+    assert json.loads(written)["train_seconds"] == before["train_seconds"] > 0
+    capsys.readouterr()
+    assert train(compose_cfg(*same, folder=tmp_path)) == value
+    assert capsys.readouterr().out == f"finished before: {tmp_path}\n"
+    assert (tmp_path / "results.json").read_bytes() == written
+
+
+def test_a_damaged_last_checkpoint_leaves_the_one_before(compose_cfg: Compose, tmp_path: Path) -> None:
+    train(compose_cfg(*OPTIONS, folder=tmp_path))
+    whole = checkpoint(tmp_path, "last.ckpt")
+    last, before = (tmp_path / "checkpoints" / name for name in ("last.ckpt", "last.previous.ckpt"))
+    assert checkpoint(tmp_path, before.name)["global_step"] == 6
+    last.write_bytes(b"half of")
+    train(compose_cfg(*OPTIONS, "ckpt_path=last", folder=tmp_path))
+    torch.testing.assert_close(checkpoint(tmp_path, "last.ckpt")["state_dict"], whole["state_dict"], rtol=0, atol=0)
+    last.write_bytes(b"half of")
+    before.write_bytes(b"this, too")
+    with pytest.raises(UserError, match="ckpt_path=last: .* cannot be read; remove them to start anew"):
+        train(compose_cfg(*OPTIONS, "ckpt_path=last", folder=tmp_path))
