@@ -5,10 +5,7 @@ a chunk at a time: a chunk's activations fit the caches and bound the memory, an
 meta-gradient is added up before the next one starts. Any split gives the same sums.
 """
 
-import os
-import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +17,6 @@ from fewshot.algorithms.base import Algorithm, Fitted, Outcome, last
 from fewshot.chunks import in_chunks
 from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
-from fewshot.models.kernels import fused
 from fewshot.tasks import Stage, TaskBatch
 
 
@@ -36,7 +32,7 @@ def meta_backward(
     Args:
         batch: T tasks.
         backward: what differentiates a scalar (`manual_backward` under Lightning).
-        compiled: computes a chunk's meta-gradient on a GPU, and lets kernels be compiled on a CPU; None: eagerly.
+        compiled: computes a chunk's meta-gradient; None: eagerly.
 
     Returns:
         The meta-loss and the score of every task, (T,) each, and the mean over the tasks of what they showed;
@@ -45,30 +41,26 @@ def meta_backward(
     params: Params = dict(algorithm.named_parameters())
 
     def of(chunk: TaskBatch) -> Outcome:
-        if compiled is not None and chunk.support_x.is_cuda:
-            gradients, outcome = compiled(params, chunk)
-            total = with_gradient(outcome.loss.sum(), params, gradients)
-        else:
+        if compiled is None:
             outcome = _outcomes(algorithm, params, chunk)
             total = outcome.loss.sum()
+        else:
+            gradients, outcome = compiled(params, chunk)
+            total = with_gradient(outcome.loss.sum(), params, gradients)
         backward(total / len(batch.support_y))
         return tree_map(torch.Tensor.detach, outcome)
 
-    with nullcontext() if compiled is None else fused():
-        parts = in_chunks(algorithm, batch, of)
+    parts = in_chunks(algorithm, batch, of)
     joined = tree_map(lambda *chunks: torch.cat(chunks), *parts)
     return joined._replace(observed={name: value.mean(0) for name, value in joined.observed.items()})
 
 
 class Compiled:
-    """The meta-gradient of a chunk of tasks as one function, compiled by `torch.compile`, for a GPU.
+    """The meta-gradient of a chunk of tasks as one function, compiled by `torch.compile`.
 
     The compiler sees forward, inner gradients and meta-gradient at once, and fuses what lies between convolutions;
     it cannot differentiate what it has compiled a second time, so that all of it must be inside. Values agree
     with the eager step to rounding. The first call takes about a minute, later ones of another size again.
-
-    On a CPU what it makes of the derivatives is slower than the eager step. There the step stays as it is, with its
-    kernels compiled (`fewshot.models.kernels`).
     """
 
     def __init__(self, algorithm: Algorithm) -> None:
@@ -82,11 +74,6 @@ class Compiled:
         """The gradient of the summed meta-loss, and every task's outcome."""
         detached = {name: value.detach() for name, value in params.items()}
         return self._gradient(detached, chunk)
-
-
-def compiler() -> str:
-    """The C++ compiler that `torch.compile` asks for on a CPU."""
-    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
 
 
 def count_flops(algorithm: Algorithm, batch: TaskBatch) -> float:

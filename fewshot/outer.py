@@ -1,7 +1,6 @@
 """The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
 
 import math
-import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from fewshot.bad_tasks import BadTasks
 from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
-from fewshot.models.normalization import BatchNorm
 from fewshot.tasks import Stage, TaskBatch
 
 _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
@@ -44,8 +42,8 @@ class MetaLearner(LightningModule):
         optimizer: called as optimizer(parameters) -> Optimizer.
         schedule: "constant", or over `trainer.max_steps` the step size falls to zero: "linear", "cosine".
         grad_clip: largest norm of the meta-gradient, longer ones are scaled down; None: never.
-        compile: use `torch.compile`, on a GPU for the whole meta-gradient, on a CPU for batch normalisation and its
-            derivatives: the same numbers up to rounding, after a minute of waiting. Evaluation is never compiled.
+        compile: whether the meta-gradient is compiled by `torch.compile`, on a GPU: one function in place of thousands
+            of calls, the same numbers up to rounding, after a minute of waiting. Evaluation never is.
         recompute: second order without keeping what happens inside the inner steps, which is computed again for the
             meta-gradient: memory hardly grows with their number, the same numbers for about twice the time.
         curve_episodes: number of tasks, of every evaluation, that are judged before adaptation and after
@@ -105,16 +103,10 @@ class MetaLearner(LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuses what training would need and evaluation does not."""
-        if self.compiled is None or self.device.type != "cpu":
-            return
-        if not any(isinstance(module, BatchNorm) for module in self.modules()):
+        if self.compiled is not None and self.device.type == "cpu":
             raise UserError(
-                "outer.compile=true has no effect: on a CPU batch normalisation is what is compiled, and this model "
-                "has none; outer.compile=false"
-            )
-        if not shutil.which(engine.compiler()):
-            raise UserError(
-                f"outer.compile=true needs the C++ compiler {engine.compiler()}: install it, or set it to false"
+                "outer.compile=true is for a GPU: on a CPU the compiled step is slower than the plain one, whose "
+                "derivatives are written by hand; outer.compile=false"
             )
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:

@@ -191,20 +191,11 @@ def test_engines_that_cannot_be(compose_cfg: Compose, overrides: list[str], mess
         make(compose_cfg, *overrides)
 
 
-def test_a_missing_compiler_is_told_before_training(compose_cfg: Compose, monkeypatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
+def test_on_a_cpu_compiling_is_refused_before_training(compose_cfg: Compose) -> None:
     data, learner = make(compose_cfg, "outer.compile=true")
-    with pytest.raises(
-        UserError, match="outer.compile=true needs the C++ compiler no-such-compiler".replace("+", r"\+")
-    ):
+    with pytest.raises(UserError, match="outer.compile=true is for a GPU: on a CPU the compiled step is slower"):
         trainer(max_steps=3).fit(learner, datamodule=data)
     trainer().validate(learner, datamodule=data, verbose=False)  # which compiles nothing
-
-
-def test_nothing_to_compile_is_told_before_training(compose_cfg: Compose) -> None:
-    data, learner = make(compose_cfg, "outer.compile=true", "model.norm=group", "model.hidden=8")
-    with pytest.raises(UserError, match="outer.compile=true has no effect: on a CPU batch normalisation"):
-        trainer(max_steps=3).fit(learner, datamodule=data)
 
 
 def test_recomputed_training_is_the_same_training(compose_cfg: Compose) -> None:

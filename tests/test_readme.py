@@ -3,15 +3,12 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, make_image_folder
-
-from fewshot.engine import compiler
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -64,8 +61,6 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small += ["sides=[ours,loop]", "case.hidden=4", "data.meta_batch_size=2"]
     if "fewshot.remember" in command:
         small = ["steps=2", "slots=4", "width=3", "hidden=4", "batch=2"]
-    if "outer.compile" in command and shutil.which(compiler()) is None:
-        small = ["--cfg", "job"]
     if "5w1s_protonet" in command:  # its split is Omniglot's alone, and so many classes are not in the small data
         small = [*small, "data.split=official", "data.train_n_way=5"]
     if "--help" in command or "--cfg" in command:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.errors import UserError
-from fewshot.models.kernels import kernel
 from fewshot.models.vmap_rule import tasks_in_front
 
 
@@ -54,8 +53,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, C, H, W) -> (M, C, H, W)."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is for products, not for sums
-        return self._normalise(wide).to(x.dtype)
+        single = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is for products, not for sums
+        return self._normalise(single).to(x.dtype)
 
     def _normalise(self, x: Tensor) -> Tensor:
         if self.mean.numel():
@@ -95,28 +94,22 @@ def observed(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 # PyTorch would generate costs a millisecond of Python at every call.
 
 
-@kernel
 def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """y, μ, r."""
-    mean = _sum(x) / _count(x)
-    centred = x - _wide(mean)
-    squares = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().sum(-2)
-    rstd = (squares / _count(x) + eps).rsqrt()
-    return centred.mul_(_wide(gamma * rstd)).add_(_wide(beta)), mean, rstd
+    mean, centred, rstd = _centred(x, eps)
+    return centred.mul_(wide(gamma * rstd)).add_(wide(beta)), mean, rstd
 
 
-@kernel
 def _first(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
-    m = _count(x)
-    grad_beta = _sum(g)
-    grad_gamma = (_dot(g, x) - mean * grad_beta) * rstd
+    m = count(x)
+    grad_beta = channel_sum(g)
+    grad_gamma = (channel_dot(g, x) - mean * grad_beta) * rstd
     scale = gamma * rstd
-    grad_x = _combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
+    grad_x = combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
     return grad_x, grad_gamma, grad_beta
 
 
-@kernel
 def _second(upstream: tuple[Tensor, ...], saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Derivatives of L = Σ u·dx + a·dγ + b·dβ by g, x and γ, for u, a, b the gradients that come in.
 
@@ -125,17 +118,17 @@ def _second(upstream: tuple[Tensor, ...], saved: tuple[Tensor, ...]) -> tuple[Te
     dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
     """
     (u, a, b), (g, x, gamma, mean, rstd, m_t, m_s) = upstream, saved
-    m = _count(x)
+    m = count(x)
     s, t = m_s / m, m_t / m
-    mean_u = _sum(u) / m
-    mean_uz = (_dot(u, x) / m - mean * mean_u) * rstd
-    bracket = _dot(u, g) / m - mean_u * s - mean_uz * t
+    mean_u = channel_sum(u) / m
+    mean_uz = (channel_dot(u, x) / m - mean * mean_u) * rstd
+    bracket = channel_dot(u, g) / m - mean_u * s - mean_uz * t
     scale = gamma * rstd
-    grad_g = _combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
+    grad_g = combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
     cu, cg = -scale * t, a - scale * mean_uz
     along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
-    grad_x = _combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
-    return grad_g, grad_x.addcmul(g, _wide(rstd * cg)), rstd * bracket * m
+    grad_x = combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
+    return grad_g, grad_x.addcmul(g, wide(rstd * cg)), rstd * bracket * m
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -179,25 +172,39 @@ class _BatchNormBackward(torch.autograd.Function):
         return _BatchNormBackward.apply(*tasks_in_front(info.batch_size, in_dims, inputs)), 0
 
 
-def _count(x: Tensor) -> int:
+def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """μ and r."""
+    mean, _, rstd = _centred(x, eps)
+    return mean, rstd
+
+
+def _centred(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    mean = channel_sum(x) / count(x)
+    centred = x - wide(mean)
+    squares = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().sum(-2)
+    return mean, centred, (squares / count(x) + eps).rsqrt()
+
+
+def count(x: Tensor) -> int:
     """The numbers of one channel."""
     return x.shape[-4] * x.shape[-2] * x.shape[-1]
 
 
-def _sum(x: Tensor) -> Tensor:
+def channel_sum(x: Tensor) -> Tensor:
     """Per channel: (…, M, C, H, W) -> (…, C). Pixels first: three dimensions at once take twenty times as long."""
     return x.flatten(-2).sum(-1).sum(-2)
 
 
-def _dot(left: Tensor, right: Tensor) -> Tensor:
+def channel_dot(left: Tensor, right: Tensor) -> Tensor:
     """Sum of products per channel: (…, M, C, H, W) twice -> (…, C)."""
     return torch.linalg.vecdot(left.flatten(-2), right.flatten(-2)).sum(-2)
 
 
-def _combine(u: Tensor, of_u: Tensor, x: Tensor, of_x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
+def combine(u: Tensor, of_u: Tensor, x: Tensor, of_x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:
     """u·of_u + (x − mean)·of_x + constant, with factors of each channel: (…, M, C, H, W)."""
-    return torch.addcmul(u * _wide(of_u), x, _wide(of_x)).add_(_wide(constant - mean * of_x))
+    return (u * wide(of_u)).addcmul_(x, wide(of_x)).add_(wide(constant - mean * of_x))
 
 
-def _wide(per_channel: Tensor) -> Tensor:
+def wide(per_channel: Tensor) -> Tensor:
+    """(…, C) -> (…, 1, C, 1, 1)."""
     return per_channel[..., None, :, None, None]

@@ -32,11 +32,7 @@ class _MaxPool2x2(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        *leading, channels, height, width = x.shape
-        images = x.movedim(-3, -1).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
-        maxima, places = F.max_pool2d(images.contiguous(memory_format=torch.channels_last), 2, return_indices=True)
-        shape = (*leading, *maxima.shape[1:])
-        return maxima.reshape(shape).contiguous(), places.reshape(shape).contiguous()
+        return maxima(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -61,8 +57,7 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-        zeros = g.new_zeros((*places.shape[:-2], height * width))
-        return zeros.scatter_(-1, places.flatten(-2), g.flatten(-2)).unflatten(-1, (height, width))
+        return spread_over(g.new_zeros((*places.shape[:-2], height, width)), places, g)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -78,3 +73,17 @@ class _Spread(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         *tensors, height, width = inputs
         return _Spread.apply(*tasks_in_front(info.batch_size, in_dims, tensors), height, width), 0
+
+
+def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(…, M, C, H, W) -> of every 2×2 window the maximum, and its place, flat in H × W: (…, M, C, H//2, W//2) each."""
+    *leading, channels, height, width = x.shape
+    images = x.movedim(-3, -1).reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+    found, places = F.max_pool2d(images.contiguous(memory_format=torch.channels_last), 2, return_indices=True)
+    shape = (*leading, *found.shape[1:])
+    return found.reshape(shape).contiguous(), places.reshape(shape).contiguous()
+
+
+def spread_over(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Puts values (…, h, w) at their places in x (…, H, W), which is changed."""
+    return x.flatten(-2).scatter_(-1, places.flatten(-2), values.flatten(-2)).view_as(x)
