@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
-from fewshot.models.normalization import BatchNorm
+from fewshot.models.norm_pool import BatchNormPoolReLU
+from fewshot.models.normalization import BatchNorm, observed
 from fewshot.models.pooling import MaxPool2x2
 from fewshot.models.recurrent import LSTMCell
 
@@ -59,7 +60,55 @@ def test_pooling_is_that_of_pytorch_with_ties_and_up_to_the_second_derivative(si
         assert torch.equal(MaxPool2x2()(x), F.max_pool2d(x, 2))
 
 
-@pytest.mark.parametrize("layer", [BatchNorm(3), MaxPool2x2()])
+def norm_pool_relu(layer: BatchNorm) -> Callable[..., Tensor]:
+    return lambda x, gamma, beta: torch.func.functional_call(layer, {"weight": gamma, "bias": beta}, (x,))
+
+
+def three_layers(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return F.relu(F.max_pool2d(F.batch_norm(x, None, None, gamma, beta, training=True), 2))
+
+
+@pytest.mark.parametrize("side", [6, 7])
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (-0.7, 1.3, -2.0), (0.0, 1.0, -1.0)])
+def test_norm_pool_and_relu_in_one_are_the_three_up_to_the_second_derivative(
+    side: int, scales: tuple[float, ...]
+) -> None:
+    torch.manual_seed(0)
+    layer = BatchNormPoolReLU(3).double()
+    x, beta = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 3, side, side), (3,)))
+    gamma = torch.tensor(scales, dtype=torch.float64, requires_grad=True)
+    found, expected = derivatives(norm_pool_relu(layer), x, gamma, beta), derivatives(three_layers, x, gamma, beta)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), three_layers(x, layer.weight, layer.bias), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(norm_pool_relu(layer)(x, gamma, beta), expected[0], rtol=1e-12, atol=1e-12)
+
+
+def test_norm_pool_and_relu_in_one_divide_ties_as_pytorch_does() -> None:
+    # Few distinct values: most windows have several maxima, and the derivative belongs to the first of them.
+    x = torch.randint(3, (4, 3, 6, 6), generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+    scales = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    shifts = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    both = (norm_pool_relu(BatchNormPoolReLU(3).double()), three_layers)
+    for ours, theirs in zip(*(derivatives(f, x, scales, shifts) for f in both), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_norm_pool_and_relu_in_one_know_their_batch_and_take_the_statistics_of_others() -> None:
+    x, layer = torch.randn(4, 3, 6, 6), BatchNormPoolReLU(3)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), observed(layer) as seen:
+            layer(x)
+        mean, variance = seen[""]
+        torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+        torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
+    others = {"mean": torch.ones(3), "variance": torch.full((3,), 4.0)}
+    expected = F.relu(F.max_pool2d((x - 1) / (4 + layer.eps) ** 0.5, 2))
+    torch.testing.assert_close(torch.func.functional_call(layer, others, (x,)), expected)
+
+
+@pytest.mark.parametrize("layer", [BatchNorm(3), MaxPool2x2(), BatchNormPoolReLU(3)])
 @pytest.mark.parametrize("dim", [0, 1])
 def test_a_layer_vectorised_is_the_layer_on_each(layer: nn.Module, dim: int) -> None:
     x = torch.randn(4, 2, 3, 6, 6, dtype=torch.float64).movedim(0, dim).requires_grad_()
