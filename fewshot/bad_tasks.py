@@ -22,7 +22,12 @@ class BadTasks:
         self.in_a_row = 0
 
     def gradient(
-        self, backward: Callable[[TaskBatch], Outcome], parameters: Iterable[nn.Parameter], batch: TaskBatch
+        self,
+        backward: Callable[[TaskBatch], Outcome],
+        parameters: Iterable[nn.Parameter],
+        batch: TaskBatch,
+        *,
+        of_fewer: Callable[[TaskBatch], Outcome] | None = None,
     ) -> tuple[Outcome, Tensor, list[int]]:
         """Fills `.grad` as if the meta-batch had never held the tasks whose loss is not finite.
 
@@ -31,22 +36,23 @@ class BadTasks:
 
         Args:
             backward: adds the meta-gradient of a batch to `.grad`.
+            of_fewer: the same of any number of tasks, where `backward` is compiled for that of a whole batch.
 
         Returns:
             What came of the tasks that were kept, the norm of the gradient (), and which tasks were left out.
         """
         weights = list(parameters)
 
-        def attempt(tasks: TaskBatch) -> tuple[Outcome, Tensor]:
+        def attempt(backward: Callable[[TaskBatch], Outcome], tasks: TaskBatch) -> tuple[Outcome, Tensor]:
             _clear(weights)
             outcome = backward(tasks)
             return outcome, torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
 
-        outcome, norm = attempt(batch)
+        outcome, norm = attempt(backward, batch)
         kept = torch.isfinite(outcome.loss)
         if not kept.all() and kept.any():
-            outcome, norm = attempt(TaskBatch(*(tensor[kept] for tensor in batch)))
-        if not torch.isfinite(norm):
+            outcome, norm = attempt(of_fewer or backward, TaskBatch(*(tensor[kept] for tensor in batch)))
+        if not (kept.any() and torch.isfinite(norm)):
             _clear(weights)
             kept, outcome = torch.zeros_like(kept), outcome._replace(observed={})
         bad: list[int] = (~kept).nonzero().flatten().tolist()

@@ -52,14 +52,14 @@ def standing(ckpt_path: str | None, folder: Path) -> str | None:
             read(str(path))
         except UserError:
             continue
-        return str(path)
+        return str(path.replace(last))  # which may be damaged, and would be kept as the one before
     if found:
         raise UserError(f"ckpt_path=last: {' and '.join(map(str, found))} cannot be read; remove them to start anew")
     return None
 
 
 def best_value(checkpoint: dict[str, Any], monitor: str) -> float:
-    """The highest value of `monitor` up to a checkpoint, as its run had kept it."""
+    """The best value of `monitor` up to a checkpoint, as its run had kept it."""
     states = [state for state in checkpoint["callbacks"].values() if state.get("monitor") == monitor]
     if not states:
         raise UserError(f"optimized_metric={monitor} is not what the run of this checkpoint was judged by")
@@ -100,7 +100,10 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         resume: train.py goes on in the run's own folder; evaluate.py makes one of its own.
     """
     path = next((a.removeprefix("ckpt_path=") for a in arguments if a.startswith("ckpt_path=")), "null")
-    if path in ("null", LAST) or "," in path:  # several checkpoints: each job takes its own up, without new keys
+    if path == LAST:
+        run = next((a.removeprefix("hydra.run.dir=") for a in arguments if a.startswith("hydra.run.dir=")), None)
+        path = (run and standing(LAST, Path(run.strip("'\"")))) or "null"
+    if path == "null" or "," in path:  # several checkpoints: each job takes its own up, without new keys
         return arguments
     recalled = _recalled(read(path))
     if resume:

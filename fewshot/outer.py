@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -119,8 +120,10 @@ class MetaLearner(LightningModule):
         if reporting:
             self._log_curve(batch)
         self.algorithm.outer_step = step
-        backward = partial(engine.meta_backward, self.algorithm, backward=self.manual_backward, compiled=self.compiled)
-        (losses, scores, observed), norm, bad = self.bad_tasks.gradient(backward, self.parameters(), batch)
+        eager = partial(engine.meta_backward, self.algorithm, backward=self.manual_backward)
+        (losses, scores, observed), norm, bad = self.bad_tasks.gradient(
+            partial(eager, compiled=self.compiled), self.parameters(), batch, of_fewer=eager
+        )
         if self.bad_tasks.in_a_row == _MOST_BAD_STEPS:
             self._stop(step, bad, tasks)
         if self.grad_clip is not None:
@@ -185,14 +188,16 @@ class MetaLearner(LightningModule):
         named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
         raise UserError(
             f"outer step {step}: the meta-loss or its gradient is not finite for {len(bad)} of {tasks} tasks "
-            f"(number {named}), and was not in the {_MOST_BAD_STEPS - 1} steps before; the weights were not touched. "
+            f"(number {named}), step {_MOST_BAD_STEPS} in a row with such tasks; none of them reached the weights. "
             f"Last good checkpoint: {self._latest_checkpoint()}. Lower algo.inner_lr or outer.optimizer.lr, or set "
             "algo.inner_optimizer.clip or outer.grad_clip"
         )
 
     def _latest_checkpoint(self) -> str:
-        paths = (getattr(callback, "best_model_path", "") for callback in self.trainer.checkpoint_callbacks)
-        written = [path for path in map(Path, filter(None, paths)) if path.is_file()]
+        callbacks = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        paths = [Path(each.best_model_path) for each in callbacks if each.best_model_path]
+        paths += [Path(each.dirpath) / "last.ckpt" for each in callbacks if each.dirpath]
+        written = [path for path in paths if path.is_file()]
         return str(max(written, key=lambda path: path.stat().st_mtime_ns)) if written else "none yet"
 
     def _log_curve(self, batch: TaskBatch) -> None:

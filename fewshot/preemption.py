@@ -24,36 +24,32 @@ class Preemption(Callback):
     def __init__(self, dirpath: str) -> None:
         self.path = Path(dirpath) / "last.ckpt"
         self._asked = False
-        self._before: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signal over from Lightning, which would end the run without a checkpoint and with code 0."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        """Takes the signal over from Lightning, which would end the run without a checkpoint and with code 0.
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Writes and ends, within an epoch."""
-        if self._asked and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.path)
-            self._end(trainer)
+        After training Lightning gives it back to whom it had it from.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends where an epoch has just been written."""
+        """Ends where an epoch has just been written, or nothing has begun."""
         if self._asked:
+            if not self.path.exists():
+                trainer.save_checkpoint(self.path)
+            self._end(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Writes and ends, within an epoch; here, and not after the step before, since that is logged by now."""
+        if self._asked:
+            trainer.save_checkpoint(self.path)
             self._end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over and written: ends before the test, which the next start makes up for."""
         if self._asked:
             self._end(trainer)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signal back."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -1,5 +1,6 @@
 """A run from its configuration to its record: train, evaluate, and what they leave in the run folder."""
 
+import json
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
@@ -23,6 +25,7 @@ from fewshot.errors import UserError
 from fewshot.evaluation import circumstances, interval, state_curve, summary, write_json
 from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
+from fewshot.preemption import EXIT_CODE
 from fewshot.tasks import Classification
 
 
@@ -43,7 +46,7 @@ def train(cfg: DictConfig) -> float:
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
         if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
             value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
-            if not cfg.test or (folder / "results.json").exists():
+            if not cfg.test or _tested(folder, checkpoint["global_step"]):
                 print(f"finished before: {folder}", flush=True)
             else:
                 _finish(cfg, folder, checkpoint, str(path))
@@ -75,7 +78,8 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     if cfg.test:
         scored = best.best_model_path
         checkpoints.load_weights(learner, checkpoints.read(scored), scored)
-        _test(cfg, folder, trainer, learner, data=data, checkpoint=scored, train_seconds=record.seconds)
+        done = {"train_steps": trainer.global_step, "train_seconds": record.seconds}
+        _test(cfg, folder, trainer, learner, data=data, checkpoint=scored, training=done)
     return float(best.best_model_score)  # type: ignore[arg-type]
 
 
@@ -85,7 +89,14 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     best = str(Path(path).with_name("best.ckpt"))
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
-    _test(cfg, folder, trainer, learner, data=data, checkpoint=best, train_seconds=_seconds(checkpoint))
+    done = {"train_steps": checkpoint["global_step"], "train_seconds": _seconds(checkpoint)}
+    _test(cfg, folder, trainer, learner, data=data, checkpoint=best, training=done)
+
+
+def _tested(folder: Path, step: int) -> bool:
+    """Whether the record is of a run of so many steps: one that went on has that of before, until it is tested."""
+    path = folder / "results.json"
+    return path.exists() and json.loads(path.read_text()).get("train_steps") == step
 
 
 def _seconds(checkpoint: dict[str, Any] | None) -> float:
@@ -132,6 +143,8 @@ def _run(verb: Any, *arguments: Any, **options: Any) -> Any:
         return verb(*arguments, **options)
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except SIGTERMException as end:  # in a test; it would end the process with code 0
+        raise SystemExit(EXIT_CODE) from end
 
 
 def _refuse_untrainable(learner: MetaLearner) -> None:
@@ -171,7 +184,7 @@ def _test(
     *,
     data: TaskData,
     checkpoint: str | None,
-    train_seconds: float | None = None,
+    training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Scores the learner on the test tasks; writes results.json and plots/, prints the line."""
     started = time.perf_counter()
@@ -180,18 +193,21 @@ def _test(
     assert evaluated is not None
     mean, ci95 = interval(evaluated.scores)
     algo = HydraConfig.get().runtime.choices["algo"]
-    found = circumstances(algo, algorithm, cfg.seed, checkpoint) | {
-        "data": HydraConfig.get().runtime.choices["data"],
-        **data.record(),
-        "mean": mean,
-        "ci95": ci95,
-        "loss": evaluated.losses.mean().item(),
-        "episodes": len(evaluated.scores),
-        "episodes_sha256": data.episodes_sha256("test"),
-        "after_each_inner_step": state_curve(evaluated),
-        "seconds": time.perf_counter() - started,
-        "train_seconds": train_seconds,
-    }
+    found = (
+        circumstances(algo, algorithm, cfg.seed, checkpoint)
+        | {
+            "data": HydraConfig.get().runtime.choices["data"],
+            **data.record(),
+            "mean": mean,
+            "ci95": ci95,
+            "loss": evaluated.losses.mean().item(),
+            "episodes": len(evaluated.scores),
+            "episodes_sha256": data.episodes_sha256("test"),
+            "after_each_inner_step": state_curve(evaluated),
+            "seconds": time.perf_counter() - started,
+        }
+        | (training or {"train_steps": None, "train_seconds": None})
+    )
     found |= calibration(algorithm, data) | order_effect(algorithm, data)
     figures.write_plots(folder / "plots", found, data, algorithm)
     write_json(folder / "results.json", found)

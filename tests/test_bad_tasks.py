@@ -74,6 +74,19 @@ def test_a_gradient_that_is_not_finite_is_none() -> None:
     assert left_out == [0, 1]
 
 
+def test_where_no_loss_is_finite_a_finite_gradient_is_none_either() -> None:
+    weight, counted = torch.nn.Parameter(torch.ones(())), BadTasks()
+
+    def backward(batch: TaskBatch) -> Outcome:
+        weight.grad = torch.ones(())
+        return Outcome(torch.full((2,), torch.inf), torch.zeros(2), {"seen": torch.ones(2)})
+
+    outcome, _, left_out = counted.gradient(backward, [weight], random_tasks(2))
+    assert weight.grad is None
+    assert outcome.observed == {}
+    assert left_out == [0, 1]
+
+
 def test_steps_in_a_row_are_counted_anew_after_a_good_one() -> None:
     algorithm, batch, counted = small_maml(), random_tasks(2), BadTasks()
     seen = []

@@ -38,15 +38,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, verb: str) -> None:
 
 @pytest.mark.parametrize(
     ("step", "verb", "stands"),
-    [(0, "training_step", 1), (4, "training_step", 5), (2, "training_step", 3), (3, "validation_step", 3)],
+    [*((step, "training_step", step + 1) for step in (0, 1, 2, 4)), (3, "validation_step", 3)],
 )
 def test_a_run_that_is_preempted_loses_nothing(
     compose_cfg: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, verb: str, stands: int
 ) -> None:
     """Within an epoch of three steps, at its last step, in its validation."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(compose_cfg(*OPTIONS, folder=whole))
     before = signal.getsignal(signal.SIGTERM)
+    train(compose_cfg(*OPTIONS, folder=whole))
+    assert signal.getsignal(signal.SIGTERM) is before
     with monkeypatch.context() as patched:
         stop_at(patched, step, verb)
         with pytest.raises(SystemExit) as end:
@@ -84,6 +85,27 @@ def test_the_same_command_starts_goes_on_tests_and_then_has_nothing_to_do(
     assert train(compose_cfg(*same, folder=tmp_path)) == value
     assert capsys.readouterr().out == f"finished before: {tmp_path}\n"
     assert (tmp_path / "results.json").read_bytes() == written
+
+
+def test_in_its_test_too_a_run_ends_with_the_code(
+    compose_cfg: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = [option for option in OPTIONS if option != "test=false"] + ["ckpt_path=last", "episodes=40"]
+    with monkeypatch.context() as patched:
+        stop_at(patched, 7, "test_step")
+        with pytest.raises(SystemExit) as end:
+            train(compose_cfg(*same, folder=tmp_path))
+    assert end.value.code == EXIT_CODE
+    assert not (tmp_path / "results.json").exists()
+    train(compose_cfg(*same, folder=tmp_path))
+    assert json.loads((tmp_path / "results.json").read_text())["train_steps"] == 7
+
+
+def test_a_run_that_goes_on_is_tested_again(compose_cfg: Compose, tmp_path: Path) -> None:
+    same = [option for option in OPTIONS if option != "test=false"] + ["ckpt_path=last"]
+    for steps in (7, 9):
+        train(compose_cfg(*same, f"trainer.max_steps={steps}", folder=tmp_path))
+        assert json.loads((tmp_path / "results.json").read_text())["train_steps"] == steps
 
 
 def test_a_damaged_last_checkpoint_leaves_the_one_before(compose_cfg: Compose, tmp_path: Path) -> None:

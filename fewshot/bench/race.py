@@ -26,6 +26,7 @@ from fewshot.build import build, settle
 from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError, one_line_errors
 from fewshot.evaluation import git_commit, versions, write_json
+from fewshot.precision import bfloat16_works
 from fewshot.tasks import TaskBatch
 
 Curve = list[tuple[int, float, float]]  # (outer step, seconds, accuracy)
@@ -40,11 +41,11 @@ def main(cfg: DictConfig) -> None:
 
 def race(cfg: DictConfig) -> None:
     """The whole run."""
-    _refuse_bad(cfg)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
+    _refuse_bad(cfg, device.type)
     settle()
     data: EpisodeData = build(cfg.data)
     data.setup()
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
     case = Case("race", data.meta_batch_size, cfg.data.n_way, cfg.data.k_shot, cfg.data.q_query, **cfg.case)
     runners = [Runner(name, case, device, seed=cfg.seed, lr=cfg.lr) for name in cfg.sides]
     folder, step = Path(HydraConfig.get().runtime.output_dir), 0
@@ -111,10 +112,12 @@ def _accuracy(case: Case, runner: Runner, data: EpisodeData, device: torch.devic
     return torch.cat([engine.evaluate(algorithm, batch)[1, :, -1] for batch in blocks]).mean().item()
 
 
-def _refuse_bad(cfg: DictConfig) -> None:
+def _refuse_bad(cfg: DictConfig, device: str) -> None:
     for name in cfg.sides:
         if name not in (*OURS, *PEERS):
             raise UserError(f"sides={name} is not one of {', '.join([*OURS, *PEERS])}")
+        if name in OURS and OURS[name][1] and not bfloat16_works(device):
+            raise UserError(f"sides={name}: this machine's {device} cannot multiply matrices in bfloat16")
     for key in ("every", "max_steps", "eval_inner_steps", "lr", "accuracy"):
         if not cfg[key] > 0:
             raise UserError(f"{key}={cfg[key]} must be positive")

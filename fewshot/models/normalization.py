@@ -197,7 +197,8 @@ def channel_sum(x: Tensor) -> Tensor:
 
 def channel_dot(left: Tensor, right: Tensor) -> Tensor:
     """Sum of products per channel: (…, M, C, H, W) twice -> (…, C)."""
-    return torch.linalg.vecdot(left.flatten(-2), right.flatten(-2)).sum(-2)
+    with torch.autocast(left.device.type, enabled=False):  # which takes this for a product of matrices
+        return torch.linalg.vecdot(left.flatten(-2), right.flatten(-2)).sum(-2)
 
 
 def combine(u: Tensor, of_u: Tensor, x: Tensor, of_x: Tensor, mean: Tensor, constant: Tensor) -> Tensor:

@@ -85,5 +85,5 @@ def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def spread_over(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
-    """Puts values (…, h, w) at their places in x (…, H, W), which is changed."""
+    """x (…, H, W) with values (…, h, w) at their places; x itself may be overwritten."""
     return x.flatten(-2).scatter_(-1, places.flatten(-2), values.flatten(-2)).view_as(x)
