@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.algorithms.base import Outcome
+from fewshot.errors import UserError
 from fewshot.tasks import TaskBatch
+
+_MOST_STEPS = 3  # in a row: a task may be unlucky, a run of them is a setting
 
 
 class BadTasks:
@@ -59,6 +62,23 @@ class BadTasks:
         self.total += len(bad)
         self.in_a_row = self.in_a_row + 1 if bad else 0
         return outcome, norm, bad
+
+    def refuse_too_many(self, bad: list[int], tasks: int, step: int, last_good: Callable[[], str]) -> None:
+        """Ends the run at the third step in a row with such tasks.
+
+        Args:
+            bad: those of the latest step, of so many tasks.
+            last_good: names the checkpoint to go back to.
+        """
+        if self.in_a_row < _MOST_STEPS:
+            return
+        named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        raise UserError(
+            f"outer step {step}: the meta-loss or its gradient is not finite for {len(bad)} of {tasks} tasks "
+            f"(number {named}), step {self.in_a_row} in a row with such tasks; none of them reached the weights. "
+            f"Last good checkpoint: {last_good()}. Lower algo.inner_lr or outer.optimizer.lr, or set "
+            "algo.inner_optimizer.clip or outer.grad_clip"
+        )
 
 
 def _clear(weights: list[nn.Parameter]) -> None:

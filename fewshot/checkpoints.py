@@ -1,5 +1,6 @@
 """What a checkpoint holds besides weights, the run's own configuration, and how it is taken up again."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,8 @@ def standing(ckpt_path: str | None, folder: Path) -> str | None:
     last = folder / "checkpoints" / "last.ckpt"
     found = [path for path in (last, previous(last)) if path.exists()]
     for path in found:
-        try:
-            read(str(path))
-        except UserError:
-            continue
-        return str(path.replace(last))  # which may be damaged, and would be kept as the one before
+        if zipfile.is_zipfile(path):  # what torch writes; its table of contents comes last
+            return str(path.replace(last))  # over one that is damaged and would be kept as the one before
     if found:
         raise UserError(f"ckpt_path=last: {' and '.join(map(str, found))} cannot be read; remove them to start anew")
     return None

@@ -29,8 +29,6 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps 
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
 }
 
-_MOST_BAD_STEPS = 3  # in a row: a task may be unlucky, a run of them is a setting
-
 
 class MetaLearner(LightningModule):
     """Meta-trains an algorithm: one batch of tasks, one meta-gradient, one step of one optimiser.
@@ -124,8 +122,7 @@ class MetaLearner(LightningModule):
         (losses, scores, observed), norm, bad = self.bad_tasks.gradient(
             partial(eager, compiled=self.compiled), self.parameters(), batch, of_fewer=eager
         )
-        if self.bad_tasks.in_a_row == _MOST_BAD_STEPS:
-            self._stop(step, bad, tasks)
+        self.bad_tasks.refuse_too_many(bad, tasks, step, self._latest_checkpoint)
         if self.grad_clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.grad_clip, norm)
         lr = optimizer.param_groups[0]["lr"]
@@ -183,15 +180,6 @@ class MetaLearner(LightningModule):
         for progress in (fit["epoch_loop.batch_progress"], fit["epoch_progress"]):
             progress["total"] = dict.fromkeys(progress["total"], progress["total"]["ready"])
             progress["current"] = dict.fromkeys(progress["current"], 0)
-
-    def _stop(self, step: int, bad: list[int], tasks: int) -> None:
-        named = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
-        raise UserError(
-            f"outer step {step}: the meta-loss or its gradient is not finite for {len(bad)} of {tasks} tasks "
-            f"(number {named}), step {_MOST_BAD_STEPS} in a row with such tasks; none of them reached the weights. "
-            f"Last good checkpoint: {self._latest_checkpoint()}. Lower algo.inner_lr or outer.optimizer.lr, or set "
-            "algo.inner_optimizer.clip or outer.grad_clip"
-        )
 
     def _latest_checkpoint(self) -> str:
         callbacks = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]

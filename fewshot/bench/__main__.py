@@ -29,7 +29,7 @@ from fewshot.bench import peers
 from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.figure import draw_growth
-from fewshot.bench.measure import matmul_gflops, synchronise, take_turns
+from fewshot.bench.measure import device_named, matmul_gflops, synchronise, take_turns
 from fewshot.bench.sides import OURS, PEERS, maml, step_of
 from fewshot.build import build
 from fewshot.errors import UserError, one_line_errors
@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
 def benchmark(cfg: DictConfig) -> None:
     """The whole run."""
     _refuse_unknown(cfg)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
+    device = device_named(cfg.device)
     keep_freed_memory()
     folder = Path(HydraConfig.get().runtime.output_dir)
     if device.type == "cuda":

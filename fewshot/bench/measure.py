@@ -50,6 +50,11 @@ def matmul_gflops(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / best / 1e9
 
 
+def device_named(name: str) -> torch.device:
+    """Of this name; "auto": the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def synchronise() -> None:
     """Waits for the GPU, where there is one."""
     if torch.cuda.is_available():

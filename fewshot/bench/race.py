@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from fewshot import engine
 from fewshot.bench.case import Case
 from fewshot.bench.figure import draw_race
-from fewshot.bench.measure import synchronise
+from fewshot.bench.measure import device_named, synchronise
 from fewshot.bench.peers import NotOffered, Step
 from fewshot.bench.sides import OURS, PEERS, maml, step_of
 from fewshot.build import build, settle
@@ -41,7 +41,7 @@ def main(cfg: DictConfig) -> None:
 
 def race(cfg: DictConfig) -> None:
     """The whole run."""
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device)
+    device = device_named(cfg.device)
     _refuse_bad(cfg, device.type)
     settle()
     data: EpisodeData = build(cfg.data)

@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot.models.normalization import BatchNorm, channel_dot, channel_sum, combine, count, statistics, wide
-from fewshot.models.pooling import MaxPool2x2, maxima, spread_over
+from fewshot.models.normalization import (
+    BatchNorm,
+    Sums,
+    channel_dot,
+    channel_sum,
+    combine,
+    count,
+    second_derivative,
+    statistics,
+    wide,
+)
+from fewshot.models.pooling import MaxPool2x2, at, maxima, spread_over
 from fewshot.models.vmap_rule import tasks_in_front
 
 
@@ -29,7 +39,7 @@ class BatchNormPoolReLU(BatchNorm):
         if torch.is_grad_enabled():
             y, _, _, mean, rstd = _NormPoolReLU.apply(single, self.weight, self.bias, self.eps)
         else:
-            y, mean, rstd = _Judged.apply(single, self.weight, self.bias, self.eps)
+            y, mean, rstd = _Value.apply(single, self.weight, self.bias, self.eps)
         if self.observer is not None:
             self.observer((mean, rstd.pow(-2) - self.eps))
         return y.to(x.dtype)
@@ -40,7 +50,7 @@ class BatchNormPoolReLU(BatchNorm):
 # Σ g z = Σ h z_q.
 
 
-class _Judged(torch.autograd.Function):
+class _Value(torch.autograd.Function):
     """Without derivatives: the winners' places need not be known."""
 
     @staticmethod
@@ -61,7 +71,7 @@ class _Judged(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], int]:
         *tensors, eps = inputs
-        return _Judged.apply(*tasks_in_front(info.batch_size, in_dims, tensors), eps), 0
+        return _Value.apply(*tasks_in_front(info.batch_size, in_dims, tensors), eps), 0
 
 
 class _NormPoolReLU(torch.autograd.Function):
@@ -73,7 +83,7 @@ class _NormPoolReLU(torch.autograd.Function):
         key = _key(x, gamma)
         winners, places = maxima(key)
         if key is not x:
-            winners = _at(x, places)
+            winners = at(x, places)
         return _activation(winners, gamma, beta, mean, rstd), winners, places, mean, rstd
 
     @staticmethod
@@ -124,23 +134,18 @@ class _NormPoolBackward(torch.autograd.Function):
 
 
 class _NormPoolSecond(torch.autograd.Function):
-    """As `normalization._second`, with every sum over g a sum over the winners. There is no third derivative."""
+    """`second_derivative`, with every sum over g a sum over the winners. There is no third derivative."""
 
     @staticmethod
     def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u, a, b, h, x, gamma, winners, places, mean, rstd, m_t, m_s = inputs
-        m, scale = count(x), gamma * rstd
-        s, t, of_u = m_s / m, m_t / m, _at(u, places)
-        mean_u = channel_sum(u) / m
-        mean_uz = (channel_dot(u, x) / m - mean * mean_u) * rstd
-        bracket = channel_sum(of_u * h) / m - mean_u * s - mean_uz * t
-        grad_h = combine(of_u, scale, winners, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
-        cu, cg = -scale * t, a - scale * mean_uz
-        along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
-        rest = (-rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
-        grad_x = combine(u, rstd * cu, x, *rest)
-        there = combine(of_u, rstd * cu, winners, *rest).addcmul(h, wide(rstd * cg))
-        return grad_h, spread_over(grad_x, places, there), rstd * bracket * m
+        of_u = at(u, places)
+        sums = Sums(count(x), channel_sum(u), channel_dot(u, x), channel_sum(of_u * h), m_t, m_s)
+        by_g, by_x, of_h, grad_gamma = second_derivative(sums, a, b, gamma, mean, rstd)
+        grad_h = combine(of_u, by_g[0], winners, by_g[1], mean, by_g[2])
+        grad_x = combine(u, by_x[0], x, by_x[1], mean, by_x[2])
+        there = combine(of_u, by_x[0], winners, by_x[1], mean, by_x[2]).addcmul_(h, wide(of_h))
+        return grad_h, spread_over(grad_x, places, there), grad_gamma
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -164,8 +169,3 @@ def _key(x: Tensor, gamma: Tensor) -> Tensor:
 def _activation(winners: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
     scale = gamma * rstd
     return _line(winners, scale, beta - mean * scale).relu_()
-
-
-def _at(x: Tensor, places: Tensor) -> Tensor:
-    """(…, H, W) -> (…, h, w)."""
-    return x.flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])

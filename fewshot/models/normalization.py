@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,47 +94,11 @@ def observed(module: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
 # PyTorch would generate costs a millisecond of Python at every call.
 
 
-def _normalised(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """y, μ, r."""
-    mean, centred, rstd = _centred(x, eps)
-    return centred.mul_(wide(gamma * rstd)).add_(wide(beta)), mean, rstd
-
-
-def _first(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
-    m = count(x)
-    grad_beta = channel_sum(g)
-    grad_gamma = (channel_dot(g, x) - mean * grad_beta) * rstd
-    scale = gamma * rstd
-    grad_x = combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
-    return grad_x, grad_gamma, grad_beta
-
-
-def _second(upstream: tuple[Tensor, ...], saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of L = Σ u·dx + a·dγ + b·dβ by g, x and γ, for u, a, b the gradients that come in.
-
-    With the means s = mean(g), t = mean(g z), U = mean(u), V = mean(u z), D = mean(u g):
-    L = m [γ r (D − U s − V t) + a t + b s]. All that depends on x does so through r and z, and
-    dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
-    """
-    (u, a, b), (g, x, gamma, mean, rstd, m_t, m_s) = upstream, saved
-    m = count(x)
-    s, t = m_s / m, m_t / m
-    mean_u = channel_sum(u) / m
-    mean_uz = (channel_dot(u, x) / m - mean * mean_u) * rstd
-    bracket = channel_dot(u, g) / m - mean_u * s - mean_uz * t
-    scale = gamma * rstd
-    grad_g = combine(u, scale, x, rstd * (a - scale * mean_uz), mean, b - scale * mean_u)
-    cu, cg = -scale * t, a - scale * mean_uz
-    along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
-    grad_x = combine(u, rstd * cu, x, -rstd * along_z, mean, -rstd * (cu * mean_u + cg * s))
-    return grad_g, grad_x.addcmul(g, wide(rstd * cg)), rstd * bracket * m
-
-
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        return _normalised(x, gamma, beta, eps)
+        mean, centred, rstd = _centred(x, eps)
+        return centred.mul_(wide(gamma * rstd)).add_(wide(beta)), mean, rstd
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -154,9 +118,16 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _BatchNormBackward(torch.autograd.Function):
+    """g = dL/dy -> dL/dx = γ r (g − mean(g) − z mean(g z)), dL/dγ = Σ g z, dL/dβ = Σ g."""
+
     @staticmethod
     def forward(g: Tensor, x: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _first(g, x, gamma, mean, rstd)
+        m = count(x)
+        grad_beta = channel_sum(g)
+        grad_gamma = (channel_dot(g, x) - mean * grad_beta) * rstd
+        scale = gamma * rstd
+        grad_x = combine(g, scale, x, -scale * rstd * grad_gamma / m, mean, -scale * grad_beta / m)
+        return grad_x, grad_gamma, grad_beta
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -165,11 +136,52 @@ class _BatchNormBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *_second(grads, ctx.saved_tensors), None, None
+        (u, a, b), (g, x, gamma, mean, rstd, m_t, m_s) = grads, ctx.saved_tensors
+        sums = Sums(count(x), channel_sum(u), channel_dot(u, x), channel_dot(u, g), m_t, m_s)
+        by_g, by_x, of_g, grad_gamma = second_derivative(sums, a, b, gamma, mean, rstd)
+        grad_x = combine(u, by_x[0], x, by_x[1], mean, by_x[2]).addcmul(g, wide(of_g))
+        return combine(u, by_g[0], x, by_g[1], mean, by_g[2]), grad_x, grad_gamma, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, ...], int]:
         return _BatchNormBackward.apply(*tasks_in_front(info.batch_size, in_dims, inputs)), 0
+
+
+class Sums(NamedTuple):
+    """What the second derivative takes from whole activations, per channel: (…, C) each."""
+
+    m: int  # numbers of a channel
+    u: Tensor  # Σ u
+    ux: Tensor  # Σ u x
+    ug: Tensor  # Σ u g
+    gz: Tensor  # Σ g z
+    g: Tensor  # Σ g
+
+
+Factors = tuple[Tensor, Tensor, Tensor]  # of u, of x − μ, and a constant
+
+
+def second_derivative(
+    sums: Sums, a: Tensor, b: Tensor, gamma: Tensor, mean: Tensor, rstd: Tensor
+) -> tuple[Factors, Factors, Tensor, Tensor]:
+    """Derivatives of L = Σ u·dx + a·dγ + b·dβ by g, x and γ, for u, a, b the gradients that come in.
+
+    With the means s = mean(g), t = mean(g z), U = mean(u), V = mean(u z), D = mean(u g):
+    L = m [γ r (D − U s − V t) + a t + b s]. All that depends on x does so through r and z, and
+    dr/dx = −r² z / m, d(Σ c z)/dx = r (c − mean(c) − z mean(c z)); here c = −γ r t u + (a − γ r V) g.
+
+    Returns:
+        What dL/dg and dL/dx are combined of, what g is multiplied by in the latter beside that, and dL/dγ.
+    """
+    m, scale = sums.m, gamma * rstd
+    s, t, mean_u = sums.g / m, sums.gz / m, sums.u / m
+    mean_uz = (sums.ux / m - mean * mean_u) * rstd
+    bracket = sums.ug / m - mean_u * s - mean_uz * t
+    cu, cg = -scale * t, a - scale * mean_uz
+    along_z = rstd * (cu * mean_uz + cg * t) + scale * rstd * bracket
+    by_g = (scale, rstd * cg, b - scale * mean_u)
+    by_x = (rstd * cu, -rstd * along_z, -rstd * (cu * mean_u + cg * s))
+    return by_g, by_x, rstd * cg, rstd * bracket * m
 
 
 def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -66,8 +66,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
-        found = grads[0].flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])
-        return found, None, None, None
+        return at(grads[0], places), None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
@@ -82,6 +81,11 @@ def maxima(x: Tensor) -> tuple[Tensor, Tensor]:
     found, places = F.max_pool2d(images.contiguous(memory_format=torch.channels_last), 2, return_indices=True)
     shape = (*leading, *found.shape[1:])
     return found.reshape(shape).contiguous(), places.reshape(shape).contiguous()
+
+
+def at(x: Tensor, places: Tensor) -> Tensor:
+    """What stands at places (…, h, w) of x (…, H, W)."""
+    return x.flatten(-2).gather(-1, places.flatten(-2)).unflatten(-1, places.shape[-2:])
 
 
 def spread_over(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
