@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from fewshot.checkpoints import recall
 from fewshot.errors import one_line_errors
+from fewshot.start import agree_on_start
 from fewshot.usage import answer_help
 
 
@@ -29,5 +30,6 @@ def main(cfg: DictConfig) -> float:
 if __name__ == "__main__":
     with one_line_errors():
         answer_help(sys.argv[1:], __doc__ or "", "train")
+        agree_on_start()
         sys.argv[1:] = recall(sys.argv[1:], resume=True)
         main()

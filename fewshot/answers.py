@@ -13,11 +13,10 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from fewshot.algorithms.base import Algorithm
-from fewshot.data.episodes import BLOCK
 from fewshot.data.task_folder import TaskFolder, read_answers, read_tasks, write_answers
 from fewshot.evaluation import circumstances, interval, summary, write_json
 from fewshot.outer import MetaLearner
-from fewshot.tasks import TaskBatch
+from fewshot.tasks import BLOCK, TaskBatch
 
 
 def answer(

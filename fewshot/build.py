@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from fewshot.algorithms.base import Algorithm
@@ -20,6 +22,7 @@ from fewshot.errors import UserError
 from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner
 from fewshot.precision import refuse_half, refuse_missing_bfloat16
+from fewshot.strategy import TaskParallel
 from fewshot.tasks import Classification, TaskKind
 
 # What Lightning says of every run of this kind, and why it does not apply.
@@ -49,7 +52,8 @@ def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
 
 def settle() -> None:
     """What every run of this process shares: quiet libraries, and memory that is kept."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     keep_freed_memory()
@@ -172,11 +176,27 @@ def build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
 
 def build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
     """The Trainer, for what it can do with learners that differentiate their own inner loop."""
-    if cfg.trainer.devices != 1:
-        raise UserError(f"trainer.devices={cfg.trainer.devices}: a run uses one device; set trainer.devices=1")
     refuse_half(cfg.trainer.precision)
     if cfg.trainer.max_steps < 1:
         raise UserError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
     trainer: Trainer = build(cfg.trainer, logger=loggers, callbacks=callbacks)
+    _refuse_other_strategy(cfg, trainer)
     refuse_missing_bfloat16(cfg.trainer.precision, trainer.strategy.root_device.type)
     return trainer
+
+
+def _refuse_other_strategy(cfg: DictConfig, trainer: Trainer) -> None:
+    """Lightning's own strategies reduce gradients while one backward pass goes on; an outer step has many."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, SingleDeviceStrategy | TaskParallel):
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}, trainer.strategy={cfg.trainer.get('strategy', 'auto')}: several "
+            "devices share the tasks of a meta-batch by trainer=ddp trainer.devices=N"
+        )
+    by_hand = isinstance(strategy, TaskParallel) and not strategy.cluster_environment.creates_processes_externally  # type: ignore[union-attr]
+    named = any(override.startswith("hydra.run.dir=") for override in HydraConfig.get().overrides.hydra)
+    if by_hand and trainer.num_nodes > 1 and not named:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes}, started by hand: give every node the same hydra.run.dir=DIR, "
+            "or start them with torchrun or srun"
+        )

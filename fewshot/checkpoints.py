@@ -12,6 +12,13 @@ from fewshot.errors import UserError
 RECORD = "fewshot"  # key in the checkpoint
 SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the learner; the rest is circumstance
 LAST = "last"  # as ckpt_path: from where this folder's run stands
+_WHERE = (
+    "trainer",
+    "trainer.accelerator",
+    "trainer.strategy",
+    "trainer.devices",
+    "trainer.num_nodes",
+)  # it was trained
 _NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
 
 
@@ -48,7 +55,7 @@ def standing(ckpt_path: str | None, folder: Path) -> str | None:
         return ckpt_path
     last = folder / "checkpoints" / "last.ckpt"
     found = [path for path in (last, previous(last)) if path.exists()]
-    for path in found:
+    for path in [*found, last]:  # once more: another process may just have put the one before in its place
         if zipfile.is_zipfile(path):  # what torch writes; its table of contents comes last
             return str(path.replace(last))  # over one that is damaged and would be kept as the one before
     if found:
@@ -103,7 +110,7 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         path = (run and standing(LAST, Path(run.strip("'\"")))) or "null"
     if path == "null" or "," in path:  # several checkpoints: each job takes its own up, without new keys
         return arguments
-    recalled = _recalled(read(path))
+    recalled = [override for override in _recalled(read(path)) if override not in arguments]
     if resume:
         folder = Path(path).resolve().parent
         inside = folder.name == "checkpoints" and (folder.parent / ".hydra").is_dir()
@@ -111,6 +118,7 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
             quoted = str(folder.parent).replace("'", "\\'")
             recalled.append(f"hydra.run.dir='{quoted}'")
     else:
+        recalled = [override for override in recalled if _key(override) not in _WHERE]
         recalled.append("task_name=evaluate")
     first = next(i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-"))  # flags may take values
     return [*arguments[:first], *recalled, *arguments[first:]]

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"  # before we set it ourselves
+
+_FIRST_SPEAKS = 3.0  # seconds: a mistake is mostly that of all processes, and the first one's end is that of the others
 
 
 class UserError(Exception):
@@ -42,5 +45,9 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _exit(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    process = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    if process != "0":
+        time.sleep(_FIRST_SPEAKS)
+    who = "error" if process == "0" else f"error (process {process})"
+    print(f"{who}: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(2)

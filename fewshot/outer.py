@@ -21,7 +21,7 @@ from fewshot.bad_tasks import BadTasks
 from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
-from fewshot.tasks import Stage, TaskBatch
+from fewshot.tasks import BLOCK, Stage, TaskBatch
 
 _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
     "constant": lambda done: 1.0,
@@ -92,11 +92,11 @@ class MetaLearner(LightningModule):
         algorithm.recompute = recompute
         self.compiled = engine.Compiled(algorithm) if compile else None
         self.curve_episodes = curve_episodes
-        self.scores = CatMetric(nan_strategy="disable")  # (episodes,), gathered over devices
-        self.losses = CatMetric(nan_strategy="disable")
-        self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, S, 2), flattened
+        self.judged = CatMetric(
+            nan_strategy="disable"
+        )  # (episodes, 3) flattened: number, loss, score; of all processes
+        self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, 1 + 2 S), flattened: number, losses, scores
         self.evaluated: Scores | None = None  # of the latest validation or test
-        self.curve_seen = 0
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
         self.bad_tasks = BadTasks()
 
@@ -113,35 +113,35 @@ class MetaLearner(LightningModule):
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         assert not isinstance(optimizer, list)
         assert isinstance(scheduler, LambdaLR)
-        step, tasks = self.global_step, len(batch.support_y)
+        step = self.global_step
         reporting = (step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if reporting:
             self._log_curve(batch)
         self.algorithm.outer_step = step
         eager = partial(engine.meta_backward, self.algorithm, backward=self.manual_backward)
-        (losses, scores, observed), norm, bad = self.bad_tasks.gradient(
+        found = self.bad_tasks.gradient(
             partial(eager, compiled=self.compiled), self.parameters(), batch, of_fewer=eager
         )
-        self.bad_tasks.refuse_too_many(bad, tasks, step, self._latest_checkpoint)
+        self.bad_tasks.refuse_too_many(found, step, self._latest_checkpoint)
         if self.grad_clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.grad_clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.grad_clip, found.norm)
         lr = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
-        self.algorithm.absorb(observed)
-        self.latest_loss = losses.mean()
+        self.algorithm.absorb(found.observed)
+        self.latest_loss = found.loss
         if reporting:  # Lightning writes at these steps alone, and takes as long for a log as a small step does
-            report = {"loss": self.latest_loss, self.algorithm.kind.short: scores.mean(), "grad_norm": norm, "lr": lr}
+            report = {"loss": found.loss, self.algorithm.kind.short: found.score, "grad_norm": found.norm, "lr": lr}
             report["left_out"] = float(self.bad_tasks.total)
-            self._log_all("train", report, tasks)
+            self._log_all("train", report, found.tasks)
 
     def validation_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed validation tasks."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "val", batch_idx)
 
     def test_step(self, batch: TaskBatch, batch_idx: int) -> None:
         """Scores some of the fixed test tasks."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, "test", batch_idx)
 
     @torch.inference_mode(False)
     def predict_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
@@ -196,7 +196,7 @@ class MetaLearner(LightningModule):
     def _log_all(self, stage: str, report: dict[str, Any], tasks: int) -> None:
         named = {f"{stage}/{name}": value for name, value in report.items()}
         # A logged "step" is the x-axis of every logger: meta-updates done, whatever Lightning has counted.
-        self.log_dict(named | {"step": float(self.global_step)}, batch_size=tasks)
+        self.log_dict(named | {"step": float(self.global_step)}, batch_size=tasks, sync_dist=True)
 
     def _log_states(self, stage: str, judged: Tensor, tasks: int) -> None:
         names = ("loss", self.algorithm.kind.short)
@@ -208,32 +208,38 @@ class MetaLearner(LightningModule):
         self._log_all(stage, report, tasks)
 
     @torch.inference_mode(False)
-    def _evaluate(self, batch: TaskBatch, stage: Stage) -> None:
+    def _evaluate(self, batch: TaskBatch, stage: Stage, batch_idx: int) -> None:
+        """Judges a block of the fixed tasks; this process has every so many of them."""
         batch = _differentiable(batch)
-        wanted = max(0, self.curve_episodes - self.curve_seen)
-        head, tail = (TaskBatch(*(t[part] for t in batch)) for part in (slice(wanted), slice(wanted, None)))
-        for part, every_state in ((head, True), (tail, False)):
-            if len(part.support_y):
-                losses, scores = engine.evaluate(self.algorithm, part, stage=stage, every_state=every_state)
-                self.losses.update(losses[:, -1])
-                self.scores.update(scores[:, -1])
+        first = BLOCK * (self.trainer.global_rank + batch_idx * self.trainer.world_size)
+        number = first + torch.arange(len(batch.support_y), device=batch.support_y.device, dtype=torch.float32)
+        wanted = max(0, self.curve_episodes - first)
+        for part, every_state in ((slice(wanted), True), (slice(wanted, None), False)):
+            tasks = TaskBatch(*(tensor[part] for tensor in batch))
+            if len(tasks.support_y):
+                found = engine.evaluate(self.algorithm, tasks, stage=stage, every_state=every_state)  # (2, T, S)
+                self.judged.update(torch.cat([number[part, None], found[..., -1].T], 1).flatten())
                 if every_state:
-                    self.curve.update(torch.stack([losses, scores], -1).flatten())
-        self.curve_seen += len(head.support_y)
+                    self.curve.update(torch.cat([number[part, None], *found], 1).flatten())
 
     def _report(self, stage: Stage) -> None:
-        """Gathers the evaluation's tasks, logs them and keeps them in `evaluated`."""
-        states = self.algorithm.steps(stage) + 1
-        curve = self.curve.compute().view(-1, states, 2).permute(2, 0, 1).double()  # (2, E, S)
-        self.evaluated = Scores(self.scores.compute().double(), self.losses.compute().double(), curve)
-        for metric in (self.scores, self.losses, self.curve):
-            metric.reset()
-        self.curve_seen = 0
-        mean, ci95 = interval(self.evaluated.scores)
-        short, episodes = self.algorithm.kind.short, len(self.evaluated.scores)
-        report = {"loss": self.evaluated.losses.mean(), short: mean, "ci95": ci95}
-        self._log_all(stage, report, episodes)
+        """Gathers the evaluation's tasks in their order, logs them and keeps them in `evaluated`."""
+        losses, scores = _in_order(self.judged, 3).T[1:]
+        curve = _in_order(self.curve, 1 + 2 * (self.algorithm.steps(stage) + 1))[:, 1:]
+        curve = curve.unflatten(1, (2, -1)).transpose(0, 1)  # (2, E, S)
+        self.evaluated = Scores(scores, losses, curve)
+        mean, ci95 = interval(scores)
+        report = {"loss": losses.mean(), self.algorithm.kind.short: mean, "ci95": ci95}
+        self._log_all(stage, report, len(scores))
         self._log_states(stage, curve.mean(1).float(), curve.shape[1])
+
+
+def _in_order(metric: CatMetric, width: int) -> Tensor:
+    """The rows that all processes have added, by their first number: (rows, width) float64; the metric is emptied."""
+    metric.update(torch.empty(0))  # a process may have had no task
+    rows = metric.compute().view(-1, width).double()
+    metric.reset()
+    return rows[rows[:, 0].argsort()]
 
 
 def _differentiable(batch: TaskBatch) -> TaskBatch:

@@ -35,27 +35,33 @@ class Preemption(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends where an epoch has just been written, or nothing has begun."""
-        if self._asked:
+        if self._agreed(trainer):
             if not self.path.exists():
                 trainer.save_checkpoint(self.path)
             self._end(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Writes and ends, within an epoch; here, and not after the step before, since that is logged by now."""
-        if self._asked:
+        if self._agreed(trainer):
             trainer.save_checkpoint(self.path)
             self._end(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training is over and written: ends before the test, which the next start makes up for."""
-        if self._asked:
+        if self._agreed(trainer):
             self._end(trainer)
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether any process was asked: a checkpoint takes all of them, at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self._asked, all=False)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
 
     def _end(self, trainer: Trainer) -> None:
-        print(
-            f"\nSIGTERM at outer step {trainer.global_step}: python train.py ckpt_path={self.path} goes on", flush=True
-        )
+        if trainer.is_global_zero:
+            print(
+                f"\nSIGTERM at outer step {trainer.global_step}: python train.py ckpt_path={self.path} goes on",
+                flush=True,
+            )
         raise SystemExit(EXIT_CODE)

@@ -1,6 +1,7 @@
 """One progress bar over all outer steps: loss, validation score, tasks per second, time left."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -8,8 +9,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from fewshot.data.episodes import BLOCK
 from fewshot.outer import MetaLearner
+from fewshot.tasks import BLOCK
 
 
 class StepProgress(ProgressBar):
@@ -46,11 +47,11 @@ class StepProgress(ProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar of one validation."""
-        self._evaluating = self._open("validating", _total(trainer.num_val_batches))
+        self._evaluating = self._open("validating", _tasks(trainer, trainer.num_val_batches))
 
-    def on_validation_batch_end(self, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """One block of tasks further."""
-        self._advance()
+        self._advance(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the validation's bar, or prints the line that stands for it."""
@@ -66,11 +67,11 @@ class StepProgress(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar of the test."""
-        self._evaluating = self._open("testing", _total(trainer.num_test_batches))
+        self._evaluating = self._open("testing", _tasks(trainer, trainer.num_test_batches))
 
-    def on_test_batch_end(self, *args: Any) -> None:
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """One block of tasks further."""
-        self._advance()
+        self._advance(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the test's bar."""
@@ -98,9 +99,9 @@ class StepProgress(ProgressBar):
             self._bar.start()
         return self._bar.add_task(name, total=total, completed=completed, news="")
 
-    def _advance(self) -> None:
+    def _advance(self, trainer: Trainer) -> None:
         if self._bar is not None and self._evaluating is not None:
-            self._bar.advance(self._evaluating, BLOCK)
+            self._bar.advance(self._evaluating, _tasks(trainer, [1]))
 
     def _close_evaluation(self) -> None:
         if self._bar is not None and self._evaluating is not None:
@@ -113,8 +114,9 @@ class StepProgress(ProgressBar):
         self._bar = self._training = self._evaluating = None
 
 
-def _total(batches: list[int | float]) -> int:
-    return int(sum(batches)) * BLOCK
+def _tasks(trainer: Trainer, batches: Sequence[int | float]) -> int:
+    """Of so many blocks in each process."""
+    return int(sum(batches)) * BLOCK * trainer.world_size
 
 
 def _news(trainer: Trainer, module: LightningModule) -> str:

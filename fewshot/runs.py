@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from fewshot import checkpoints, figures
@@ -26,9 +27,11 @@ from fewshot.evaluation import circumstances, interval, state_curve, summary, wr
 from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
 from fewshot.preemption import EXIT_CODE
+from fewshot.strategy import processes_of_a_job
 from fewshot.tasks import Classification
 
 
+@processes_of_a_job()
 def train(cfg: DictConfig) -> float:
     """Meta-trains, scores the best checkpoint on the test tasks, writes the run folder.
 
@@ -47,7 +50,7 @@ def train(cfg: DictConfig) -> float:
         if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
             value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
             if not cfg.test or _tested(folder, checkpoint["global_step"]):
-                print(f"finished before: {folder}", flush=True)
+                _say(f"finished before: {folder}")
             else:
                 _finish(cfg, folder, checkpoint, str(path))
         else:
@@ -70,7 +73,8 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     record = _Record(known, _seconds(checkpoint))
     loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
     trainer = build_trainer(cfg, loggers, [*(build(node) for node in cfg.callbacks.values()), record])
-    if isinstance(data, EpisodeData):
+    data.refuse_uneven_shares(trainer.world_size)
+    if isinstance(data, EpisodeData) and trainer.is_global_zero:
         write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
     _run(trainer.fit, learner, datamodule=data, ckpt_path=path, weights_only=True)
     best = trainer.checkpoint_callback
@@ -104,8 +108,13 @@ def _seconds(checkpoint: dict[str, Any] | None) -> float:
     return 0.0 if checkpoint is None else checkpoint.get("train_seconds", 0.0)
 
 
+@processes_of_a_job()
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Scores a checkpoint, or an algorithm that needs none, on the test tasks; returns the record."""
+    """Scores a checkpoint, or an algorithm that needs none, on the test tasks.
+
+    Returns:
+        The record; in all but the first of several processes an empty one.
+    """
     folder, status = Path(HydraConfig.get().runtime.output_dir), 1
     try:
         if cfg.ckpt_path:
@@ -186,9 +195,11 @@ def _test(
     checkpoint: str | None,
     training: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Scores the learner on the test tasks; writes results.json and plots/, prints the line."""
+    """Scores the learner on the test tasks; the first process writes results.json and plots/, prints the line."""
     started = time.perf_counter()
     _run(trainer.test, learner, datamodule=data, verbose=False)
+    if not trainer.is_global_zero:
+        return {}
     evaluated, algorithm = learner.evaluated, learner.algorithm
     assert evaluated is not None
     mean, ci95 = interval(evaluated.scores)
@@ -211,9 +222,13 @@ def _test(
     found |= calibration(algorithm, data) | order_effect(algorithm, data)
     figures.write_plots(folder / "plots", found, data, algorithm)
     write_json(folder / "results.json", found)
-    print(summary(data.task_name, found))
-    print(f"run: {folder}", flush=True)
+    _say(f"{summary(data.task_name, found)}\nrun: {folder}")
     return found
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _close_wandb(status: int) -> None:

@@ -12,7 +12,8 @@ from fewshot.tasks import TaskBatch
 
 
 class Speed(Callback):
-    """Logs tasks and floating-point operations per second of training, and the most memory that was held.
+    """Logs tasks and floating-point operations per second of training, of all processes together, and the most memory
+    that one of them held.
 
     At the steps where the trainer logs; time spent in validation is left out. Operations are those of convolutions and
     matrix products, counted at the first such step, and at each where an algorithm changes with the outer steps.
@@ -37,14 +38,12 @@ class Speed(Callback):
         if trainer.global_step % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, MetaLearner)
-        (step, then), now, tasks = self._since, time.perf_counter(), len(batch.support_y)
-        rate = (trainer.global_step - step) * tasks / (now - then)
+        (step, then), now, own = self._since, time.perf_counter(), len(batch.support_y)
+        rate = (trainer.global_step - step) * own * trainer.world_size / (now - then)
         if pl_module.algorithm.anneals or not self._flops:
-            self._flops = engine.count_flops(pl_module.algorithm, batch) / tasks
-        report = {
-            "train/tasks_per_second": rate,
-            "train/gflops_per_second": rate * self._flops / 1e9,
-            "train/peak_memory_mb": peak_memory_mb(pl_module.device),
-        }
-        pl_module.log_dict(report, batch_size=tasks)
+            self._flops = engine.count_flops(pl_module.algorithm, batch) / own
+        report = {"train/tasks_per_second": rate, "train/gflops_per_second": rate * self._flops / 1e9}
+        pl_module.log_dict(report, batch_size=own)
+        memory = peak_memory_mb(pl_module.device)
+        pl_module.log("train/peak_memory_mb", memory, batch_size=own, sync_dist=True, reduce_fx="max")
         self._since = (trainer.global_step, time.perf_counter())

@@ -15,6 +15,8 @@ from torch import Tensor
 
 Stage = Literal["train", "val", "test"]
 
+BLOCK = 32  # evaluation tasks of one draw: the first 64 of 600 and of 1000 episodes are the same
+
 
 class TaskBatch(NamedTuple):
     """Tasks side by side. One task is the same tuple without the leading T (as inside `torch.vmap`)."""

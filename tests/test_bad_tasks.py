@@ -29,16 +29,17 @@ def test_the_gradient_is_that_of_the_other_tasks(chunk: int | None, bad: list[in
     algorithm, batch, counted = small_maml(), random_tasks(4), BadTasks()
     algorithm.task_chunk = chunk
     backward = partial(engine.meta_backward, algorithm)
-    outcome, norm, left_out = counted.gradient(backward, algorithm.parameters(), spoiled(batch, *bad))
+    step = counted.gradient(backward, algorithm.parameters(), spoiled(batch, *bad))
     found = gradients(algorithm)
     algorithm.zero_grad()
     others = [task for task in range(4) if task not in bad]
     expected = engine.meta_backward(algorithm, TaskBatch(*(tensor[others] for tensor in batch)))
     torch.testing.assert_close(found, gradients(algorithm), rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(outcome.loss, expected.loss, rtol=1e-9, atol=1e-12)
-    assert left_out == bad
+    torch.testing.assert_close(step.loss, expected.loss.mean(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(step.score, expected.score.mean())
+    assert (step.bad, step.tasks) == (bad, 4)
     assert (counted.total, counted.in_a_row) == (len(bad), 1)
-    assert torch.isfinite(norm)
+    assert torch.isfinite(step.norm)
 
 
 def test_gradients_of_steps_before_do_not_count() -> None:
@@ -52,12 +53,12 @@ def test_gradients_of_steps_before_do_not_count() -> None:
 
 def test_where_none_is_left_there_is_no_gradient() -> None:
     algorithm, counted = small_maml(), BadTasks()
-    _, norm, left_out = counted.gradient(
+    step = counted.gradient(
         partial(engine.meta_backward, algorithm), algorithm.parameters(), spoiled(random_tasks(3), 0, 1, 2)
     )
     assert gradients(algorithm) == [None] * len(gradients(algorithm))
-    assert left_out == [0, 1, 2]
-    assert not torch.isfinite(norm)
+    assert step.bad == [0, 1, 2]
+    assert all(torch.isnan(value) for value in (step.loss, step.score, step.norm))
 
 
 def test_a_gradient_that_is_not_finite_is_none() -> None:
@@ -68,10 +69,10 @@ def test_a_gradient_that_is_not_finite_is_none() -> None:
         losses.sum().backward()
         return Outcome(losses.detach(), losses.detach(), {"seen": losses.detach()})
 
-    outcome, _, left_out = counted.gradient(backward, [weight], random_tasks(2))
+    step = counted.gradient(backward, [weight], random_tasks(2))
     assert weight.grad is None
-    assert outcome.observed == {}
-    assert left_out == [0, 1]
+    assert step.observed == {}
+    assert step.bad == [0, 1]
 
 
 def test_where_no_loss_is_finite_a_finite_gradient_is_none_either() -> None:
@@ -81,10 +82,10 @@ def test_where_no_loss_is_finite_a_finite_gradient_is_none_either() -> None:
         weight.grad = torch.ones(())
         return Outcome(torch.full((2,), torch.inf), torch.zeros(2), {"seen": torch.ones(2)})
 
-    outcome, _, left_out = counted.gradient(backward, [weight], random_tasks(2))
+    step = counted.gradient(backward, [weight], random_tasks(2))
     assert weight.grad is None
-    assert outcome.observed == {}
-    assert left_out == [0, 1]
+    assert step.observed == {}
+    assert step.bad == [0, 1]
 
 
 def test_steps_in_a_row_are_counted_anew_after_a_good_one() -> None:

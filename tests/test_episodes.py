@@ -10,7 +10,6 @@ from conftest import Compose
 from fewshot.build import build
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.episodes import (
-    BLOCK,
     TaskShape,
     _distinct,
     check_shape,
@@ -21,6 +20,7 @@ from fewshot.data.episodes import (
 )
 from fewshot.data.strokes import load_strokes
 from fewshot.errors import UserError
+from fewshot.tasks import BLOCK
 
 SHAPE = TaskShape(5, 2, 3)
 CLASSES = list(range(100, 160))

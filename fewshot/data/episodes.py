@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fewshot.errors import UserError
+from fewshot.tasks import BLOCK
 
 _STREAMS = {"train": 1, "val": 2, "test": 3}
-BLOCK = 32  # evaluation tasks of one draw: the first 64 of 600 and of 1000 episodes are the same
 
 
 class TaskIndex(NamedTuple):

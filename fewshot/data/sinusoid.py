@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.data.episodes import BLOCK, generator
+from fewshot.data.episodes import generator
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
-from fewshot.tasks import Regression, TaskBatch
+from fewshot.tasks import BLOCK, Regression, TaskBatch
 
 GRID = 200  # points of a curve in a picture
 

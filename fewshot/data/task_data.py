@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset
 
-from fewshot.data.episodes import BLOCK
 from fewshot.errors import UserError
-from fewshot.tasks import TaskBatch, TaskKind
+from fewshot.tasks import BLOCK, TaskBatch, TaskKind
 
 
 class TaskData(LightningDataModule, ABC):
@@ -111,33 +112,59 @@ class TaskData(LightningDataModule, ABC):
             first = self.trainer.global_step
             epoch_end = (first // self.steps_per_epoch + 1) * self.steps_per_epoch  # a run may have stopped before it
             last = min(epoch_end, self.trainer.max_steps)
-        return self._loader("train", range(first, last))
+        rank, processes = self._place()
+        share = self.meta_batch_size // processes
+        return self._loader("train", range(first, last), slice(rank * share, (rank + 1) * share))
 
     def val_dataloader(self) -> DataLoader:
-        """The fixed validation tasks."""
-        return self._loader("val", self.blocks("val"))
+        """The fixed validation tasks; of several processes each has every so many blocks."""
+        return self._dealt("val")
 
     def test_dataloader(self) -> DataLoader:
-        """The fixed test tasks."""
-        return self._loader("test", self.blocks("test"))
+        """The fixed test tasks; of several processes each has every so many blocks."""
+        return self._dealt("test")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> TaskBatch:
         """What was drawn, on the device -> tasks on the device."""
         return self.gather(batch)
 
-    def _loader(self, split: str, steps: Sequence[int]) -> DataLoader:
-        dataset = _Draws(self.draw, split, steps)
+    def refuse_uneven_shares(self, processes: int) -> None:
+        """Every process takes the same number of a meta-batch's tasks."""
+        if self.meta_batch_size % processes:
+            lower = self.meta_batch_size // processes * processes
+            fitting = f"{lower} or {lower + processes}" if lower else str(processes)
+            raise UserError(
+                f"data.meta_batch_size={self.meta_batch_size} tasks cannot be shared out evenly to {processes} "
+                f"processes: {fitting} can"
+            )
+
+    def _place(self) -> tuple[int, int]:
+        """Which process this is, of how many."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _dealt(self, split: str) -> DataLoader:
+        rank, processes = self._place()
+        blocks = self.blocks(split)
+        if rank < len(blocks):
+            return self._loader(split, blocks[rank::processes], slice(None))
+        return self._loader(split, blocks[:1], slice(0))  # no task of it: Lightning asks every process for a batch
+
+    def _loader(self, split: str, steps: Sequence[int], share: slice) -> DataLoader:
+        dataset = _Draws(self.draw, split, steps, share)
         return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=self.num_workers)
 
 
 class _Draws(Dataset):
-    """Steps of a split as a map-style data set, so that workers share the steps without repeating one."""
+    """Steps of a split as a map-style data set, so that workers share the steps without repeating one.
 
-    def __init__(self, draw: Callable[[str, int], Any], split: str, steps: Sequence[int]) -> None:
-        self.draw, self.split, self.steps = draw, split, steps
+    Of the tasks of every draw a process takes its share: what a task holds does not depend on how many there are.
+    """
+
+    def __init__(self, draw: Callable[[str, int], Any], split: str, steps: Sequence[int], share: slice) -> None:
+        self.draw, self.split, self.steps, self.share = draw, split, steps, share
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def __getitem__(self, item: int) -> Any:
-        return self.draw(self.split, self.steps[item])
+        return tree_map_only(Tensor, lambda tensor: tensor[self.share], self.draw(self.split, self.steps[item]))
