@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import lightning
@@ -11,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -164,14 +165,27 @@ def _words(hint: Any) -> str:
     return " or ".join("null" if kind is type(None) else kind.__name__ for kind in get_args(hint) or (hint,))
 
 
-def build_loggers(cfg: DictConfig, step: int) -> list[Logger]:
-    """The loggers of a run that starts at outer step `step`, told the whole configuration at once."""
-    loggers = [build(node) for node in cfg.logger.values()]
+def build_loggers(cfg: DictConfig, step: int | None = None) -> list[Logger]:
+    """The loggers, told the whole configuration at once.
+
+    Args:
+        step: where training starts: what a run in this folder has logged after it will be logged again; None: no
+            training.
+    """
+    loggers = [build(node, **_same_wandb_run(node)) for node in cfg.logger.values()]
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        if isinstance(logger, MetricsCSV) and step:
+        if isinstance(logger, MetricsCSV) and step is not None:
             logger.resume(step)
     return loggers
+
+
+def _same_wandb_run(node: DictConfig) -> dict[str, Any]:
+    """Goes on with the W&B run whose files lie in the run's folder, if there is one: their names end with its id."""
+    if _target(node) is not WandbLogger or node.get("id") is not None:
+        return {}
+    earlier = sorted(Path(node.save_dir).glob("wandb/*run-*-*"))
+    return {"id": earlier[-1].name.rsplit("-", 1)[1], "resume": "allow"} if earlier else {}
 
 
 def build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:

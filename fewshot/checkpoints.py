@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fewshot.errors import UserError
+from fewshot.trust import refuse_foreign_code
 
 RECORD = "fewshot"  # key in the checkpoint
 SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the learner; the rest is circumstance
@@ -19,7 +20,7 @@ _WHERE = (
     "trainer.devices",
     "trainer.num_nodes",
 )  # it was trained
-_NOT_RECALLED = ("ckpt_path", "sweep", "logger", "hydra", "task_name", "test")
+_NOT_RECALLED = ("ckpt_path", "trust", "sweep", "logger", "hydra", "task_name", "test")
 
 
 def record(cfg: DictConfig, overrides: Sequence[str], input_shape: Sequence[int], n_out: int) -> dict[str, Any]:
@@ -39,7 +40,8 @@ def read(path: str) -> dict[str, Any]:
     except Exception as error:  # torch raises half a dozen kinds, by what the bytes look like
         first = str(error).strip().splitlines()[:1]
         raise UserError(f"ckpt_path={path} is damaged or no checkpoint ({first[0] if first else error!r})") from error
-    if not (isinstance(checkpoint, dict) and RECORD in checkpoint and "state_dict" in checkpoint):
+    record = checkpoint.get(RECORD) if isinstance(checkpoint, dict) else None
+    if not (isinstance(record, dict) and isinstance(record.get("config"), dict) and "state_dict" in checkpoint):
         raise UserError(f"ckpt_path={path} is a file of torch, but no checkpoint written by train.py")
     return checkpoint
 
@@ -110,7 +112,10 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         path = (run and standing(LAST, Path(run.strip("'\"")))) or "null"
     if path == "null" or "," in path:  # several checkpoints: each job takes its own up, without new keys
         return arguments
-    recalled = [override for override in _recalled(read(path)) if override not in arguments]
+    checkpoint = read(path)
+    given = next((a.removeprefix("trust=") for a in arguments if a.startswith("trust=")), "")
+    _refuse_foreign_code(checkpoint, path, [name.strip() for name in given.strip("'\"[]").split(",")])
+    recalled = [override for override in _recalled(checkpoint) if override not in arguments]
     if resume:
         folder = Path(path).resolve().parent
         inside = folder.name == "checkpoints" and (folder.parent / ".hydra").is_dir()
@@ -128,6 +133,12 @@ def _recalled(checkpoint: dict[str, Any]) -> list[str]:
     return [o for o in checkpoint[RECORD]["overrides"] if _key(o).split(".")[0].split("/")[0] not in _NOT_RECALLED]
 
 
+def _refuse_foreign_code(checkpoint: dict[str, Any], path: str, trust: Sequence[str]) -> None:
+    config = checkpoint[RECORD]["config"]
+    made = {section: config[section] for section in SECTIONS if section in config}
+    refuse_foreign_code(made, _recalled(checkpoint), path, trust)
+
+
 def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
@@ -141,7 +152,11 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
     Args:
         cfg: today's composition of the recalled and the typed overrides.
         overrides: both.
+
+    Raises:
+        UserError: the checkpoint names code that is not ours, and `cfg.trust` does not.
     """
+    _refuse_foreign_code(checkpoint, cfg.ckpt_path, cfg.trust)
     recalled = _recalled(checkpoint)
     typed = [_key(override) for override in overrides if override not in recalled]
     if "experiment" in typed:

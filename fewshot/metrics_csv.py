@@ -72,10 +72,11 @@ class MetricsCSV(Logger):
         self.save()
 
     def _read(self) -> list[dict[str, Any]]:
+        """The rows, without one that was cut off while it was written."""
         if not self.path.exists():
             return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        whole = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return list(csv.DictReader(whole))
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         temporary = self.path.with_name(self.path.name + ".tmp")

@@ -177,9 +177,10 @@ class MetaLearner(LightningModule):
         fit = checkpoint["loops"]["fit_loop"]
         fit["epoch_loop.batch_progress"]["is_last_batch"] = False
         fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - 1  # Lightning adds one
-        for progress in (fit["epoch_loop.batch_progress"], fit["epoch_progress"]):
-            progress["total"] = dict.fromkeys(progress["total"], progress["total"]["ready"])
-            progress["current"] = dict.fromkeys(progress["current"], 0)
+        batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
+        batches["total"] = dict.fromkeys(batches["total"], batches["total"]["ready"])
+        batches["current"] = dict.fromkeys(batches["current"], 0)
+        epochs["current"] = epochs["total"] = dict.fromkeys(epochs["total"], epochs["total"]["processed"])
 
     def _latest_checkpoint(self) -> str:
         callbacks = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]

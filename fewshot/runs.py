@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,6 +27,7 @@ from fewshot.evaluation import circumstances, interval, state_curve, summary, wr
 from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
 from fewshot.preemption import EXIT_CODE
+from fewshot.run_record import RunRecord, train_seconds
 from fewshot.strategy import processes_of_a_job
 from fewshot.tasks import Classification
 
@@ -66,11 +67,12 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     data, learner = build_learner(cfg)
     _refuse_untrainable(learner)
     _refuse_full_disk(folder, learner)
+    _clear_up(folder)
     if checkpoint is not None:
         checkpoints.load_weights(learner, checkpoint, str(path))
     overrides = list(HydraConfig.get().overrides.task)
     known = checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))
-    record = _Record(known, _seconds(checkpoint))
+    record = RunRecord(known, train_seconds(checkpoint))
     loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
     trainer = build_trainer(cfg, loggers, [*(build(node) for node in cfg.callbacks.values()), record])
     data.refuse_uneven_shares(trainer.world_size)
@@ -93,7 +95,7 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     best = str(Path(path).with_name("best.ckpt"))
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
-    done = {"train_steps": checkpoint["global_step"], "train_seconds": _seconds(checkpoint)}
+    done = {"train_steps": checkpoint["global_step"], "train_seconds": train_seconds(checkpoint)}
     _test(cfg, folder, trainer, learner, data=data, checkpoint=best, training=done)
 
 
@@ -101,11 +103,6 @@ def _tested(folder: Path, step: int) -> bool:
     """Whether the record is of a run of so many steps: one that went on has that of before, until it is tested."""
     path = folder / "results.json"
     return path.exists() and json.loads(path.read_text()).get("train_steps") == step
-
-
-def _seconds(checkpoint: dict[str, Any] | None) -> float:
-    """How long training took up to a checkpoint, over all starts of its run."""
-    return 0.0 if checkpoint is None else checkpoint.get("train_seconds", 0.0)
 
 
 @processes_of_a_job()
@@ -139,7 +136,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
             raise UserError(
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
-        trainer = build_trainer(cfg, build_loggers(cfg, 0), [build(cfg.callbacks.progress)])
+        trainer = build_trainer(cfg, build_loggers(cfg), [build(cfg.callbacks.progress)])
         found = score(trainer, learner)
         status = 0
         return found
@@ -183,6 +180,13 @@ def _refuse_full_disk(folder: Path, learner: MetaLearner) -> None:
             f"{folder} has {free / 1e6:.0f} MB free, a run writes up to {needed / 1e6:.0f} MB: "
             "make room or choose another folder with hydra.run.dir=DIR"
         )
+
+
+@rank_zero_only
+def _clear_up(folder: Path) -> None:
+    """Removes what a start of this run that was killed had not finished writing."""
+    for unfinished in (*folder.glob("*.tmp"), *folder.glob("checkpoints/*.tmp")):
+        unfinished.unlink(missing_ok=True)
 
 
 def _test(
@@ -235,30 +239,3 @@ def _close_wandb(status: int) -> None:
     """Ends the W&B run inside the job: the next job of a sweep must not log into it, a crash must show."""
     if "wandb" in sys.modules:
         sys.modules["wandb"].finish(exit_code=status)
-
-
-class _Record(Callback):
-    """Writes the run's configuration into its checkpoints, and how long training took.
-
-    Args:
-        record: the configuration.
-        seconds: of training before this start.
-    """
-
-    def __init__(self, record: dict[str, Any], seconds: float) -> None:
-        self.record = record
-        self.before, self.started = seconds, time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Of training so far."""
-        return self.before + time.perf_counter() - self.started
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self.started = time.perf_counter()
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds both."""
-        checkpoint[checkpoints.RECORD] = self.record
-        checkpoint["train_seconds"] = self.seconds

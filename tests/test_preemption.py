@@ -58,7 +58,7 @@ def test_a_run_that_is_preempted_loses_nothing(
     train(compose_cfg(*OPTIONS, "ckpt_path=last", folder=parts))
     for name in ("last.ckpt", "best.ckpt"):
         expected, found = checkpoint(whole, name), checkpoint(parts, name)
-        assert expected["global_step"] == found["global_step"]
+        assert [expected[key] for key in ("global_step", "epoch")] == [found[key] for key in ("global_step", "epoch")]
         torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=0, atol=0)
         torch.testing.assert_close(found["optimizer_states"], expected["optimizer_states"], rtol=0, atol=0)
     logged = [[{k: v for k, v in row.items() if k not in SPEED} for row in rows(run)] for run in (whole, parts)]
@@ -120,3 +120,13 @@ def test_a_damaged_last_checkpoint_leaves_the_one_before(compose_cfg: Compose, t
     before.write_bytes(b"this, too")
     with pytest.raises(UserError, match="ckpt_path=last: .* cannot be read; remove them to start anew"):
         train(compose_cfg(*OPTIONS, "ckpt_path=last", folder=tmp_path))
+
+
+def test_wandb_goes_on_with_the_same_run(compose_cfg: Compose, tmp_path: Path) -> None:
+    for steps in (3, 6):
+        train(
+            compose_cfg("logger=wandb", "test=false", "ckpt_path=last", f"trainer.max_steps={steps}", folder=tmp_path)
+        )
+    ids = [path.stem.removeprefix("run-") for path in tmp_path.glob("wandb/offline-run-*/*.wandb")]
+    assert len(ids) == 2
+    assert len(set(ids)) == 1
