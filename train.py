@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from fewshot.checkpoints import recall
 from fewshot.errors import one_line_errors
+from fewshot.jobs import run_job
 from fewshot.start import agree_on_start
 from fewshot.usage import answer_help
 
@@ -24,7 +25,7 @@ def main(cfg: DictConfig) -> float:
     from fewshot.runs import train  # torch and Lightning load here, so that --help and --cfg answer at once
 
     with one_line_errors():
-        return train(cfg)
+        return run_job(train, cfg)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from fewshot.algorithms.base import Algorithm
 from fewshot.data.task_folder import TaskFolder, read_answers, read_tasks, write_answers
+from fewshot.errors import UserError
 from fewshot.evaluation import circumstances, interval, summary, write_json
 from fewshot.outer import MetaLearner
 from fewshot.tasks import BLOCK, TaskBatch
@@ -24,12 +25,18 @@ def answer(
 ) -> dict[str, Any]:
     """Writes output.csv (and results.json) for the tasks of `cfg.tasks_dir`; scores them if labels are given."""
     started = time.perf_counter()
+    if trainer.world_size > 1:
+        raise UserError(
+            f"tasks_dir={cfg.tasks_dir} is answered by one process, not {trainer.world_size}: trainer=default"
+        )
     n_way = cfg.data.n_way
+    if n_way < 2:
+        raise UserError(f"data.n_way={n_way} must be at least 2, as many classes as each task of tasks_dir has")
     channels, image_size, _ = input_shape
-    given = read_tasks(Path(cfg.tasks_dir), n_way=n_way, channels=channels, image_size=image_size)
+    given = read_tasks(Path(str(cfg.tasks_dir)), n_way=n_way, channels=channels, image_size=image_size)
     tasks = given.tasks
     episodes, queries = tasks.query_y.shape
-    labels = None if cfg.labels is None else read_answers(Path(cfg.labels), episodes, queries, n_way)
+    labels = None if cfg.labels is None else read_answers(Path(str(cfg.labels)), episodes, queries, n_way)
     parts = trainer.predict(learner, dataloaders=DataLoader(_Blocks(tasks), batch_size=None))
     assert parts is not None
     classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]

@@ -4,17 +4,17 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fewshot.algorithms.base import Algorithm
 from fewshot.allocation import keep_freed_memory
@@ -22,7 +22,8 @@ from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.metrics_csv import MetricsCSV
 from fewshot.outer import MetaLearner
-from fewshot.precision import refuse_half, refuse_missing_bfloat16
+from fewshot.precision import refuse_double, refuse_half, refuse_missing_bfloat16
+from fewshot.signature import refuse_wrong_types, target_of
 from fewshot.strategy import TaskParallel
 from fewshot.tasks import Classification, TaskKind
 
@@ -36,6 +37,14 @@ _EXPECTED_WARNINGS = (
     ".*isinstance\\(treespec, LeafSpec\\).*",  # Lightning's own use of torch
     ".*GPU available but not used.*",
 )
+
+
+# What Lightning's Trainer can do and a meta-update does elsewhere.
+_NOT_OURS = {
+    "gradient_clip_val": "outer.grad_clip is the largest norm of the meta-gradient",
+    "accumulate_grad_batches": "data.meta_batch_size is the tasks of a step, algo.task_chunk those computed at once",
+    "fast_dev_run": "debug=default takes a few steps",
+}
 
 
 def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
@@ -55,6 +64,7 @@ def settle() -> None:
     """What every run of this process shares: quiet libraries, and memory that is kept."""
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what cannot be imported is told in one line
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     keep_freed_memory()
@@ -62,13 +72,16 @@ def settle() -> None:
 
 def learner_for(cfg: DictConfig, input_shape: Sequence[int], kind: TaskKind) -> MetaLearner:
     """The learner for inputs of this shape and tasks of this kind; needs no data."""
-    target = _target(cfg.algo)
+    target = target_of(cfg.algo)
     if not (isinstance(target, type) and issubclass(target, Algorithm)):
         raise UserError(f"algo._target_={cfg.algo._target_} is no subclass of fewshot.algorithms.base.Algorithm")
     if target.needs_classes and not isinstance(kind, Classification):
         raise UserError(f"{target.__name__} is for classification: it cannot lower the {kind.metric}")
     model = build(cfg.model, input_shape=tuple(input_shape), n_out=kind.outputs("train"))
     algorithm: Algorithm = build(cfg.algo, model=model, kind=kind)
+    outer = target_of(cfg.outer)
+    if not (isinstance(outer, type) and issubclass(outer, MetaLearner)):
+        raise UserError(f"outer._target_={cfg.outer._target_} is no subclass of fewshot.outer.MetaLearner")
     return build(cfg.outer, algorithm=algorithm)
 
 
@@ -95,74 +108,30 @@ def _refuse_other_metric(cfg: DictConfig, kind: TaskKind) -> None:
     metric, best = cfg.optimized_metric, cfg.callbacks.get("best")
     if metric not in modes:
         raise UserError(f"optimized_metric={metric} is not logged here: one of {', '.join(modes)}")
-    if best is not None and best.mode != modes[metric]:
-        raise UserError(f"callbacks.best.mode={best.mode}, but of {metric} the best is the {modes[metric]}imum")
+    if best is None:
+        raise UserError("callbacks.best writes the checkpoint that is tested: leave it in")
+    if best.monitor != metric or best.save_top_k != 1:
+        raise UserError(
+            f"callbacks.best.monitor={best.monitor} with callbacks.best.save_top_k={best.save_top_k}, but what is "
+            f"tested is the one checkpoint that is best by optimized_metric={metric}"
+        )
+    if best.mode != modes[metric]:
+        raise UserError(
+            f"callbacks.best.mode={best.mode}, but of {metric} the best is the {modes[metric]}imum: set it to "
+            f"{modes[metric]}"
+        )
 
 
 def build(node: DictConfig, **given: Any) -> Any:
     """`instantiate`, with values checked against the constructor's types and its refusals told as written."""
-    _refuse_wrong_types(node)
+    refuse_wrong_types(node)
     try:
         return instantiate(node, **given)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError | MisconfigurationException | TypeError | ValueError | ImportError):
-            raise UserError(str(error.__cause__)) from error
+            place = "" if isinstance(error.__cause__, UserError) else f"{node._get_full_key('')}: "
+            raise UserError(f"{place}{error.__cause__}") from error
         raise
-
-
-def _refuse_wrong_types(node: DictConfig) -> None:
-    """The signature is the schema: a value must be of the simple type that its parameter is annotated with."""
-    target = _target(node)
-    try:
-        hints = get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
-    except NameError:  # a library that names types it imports only for its type checker
-        return
-    for key, value in node.items():
-        if isinstance(value, DictConfig) and "_target_" in value:
-            _refuse_wrong_types(value)
-            continue
-        hint = hints.get(str(key))
-        if not _fits(value, hint):
-            raise UserError(f"{node._get_full_key(key)}={value} must be {_words(hint)}")
-
-
-def _target(node: DictConfig) -> Any:
-    """The class or function that a node names."""
-    key = node._get_full_key("_target_")
-    if OmegaConf.is_missing(node, "_target_"):
-        raise UserError(f"{key}=FILE.NAME: say what to build")
-    try:
-        return get_object(node._target_)
-    except Exception as error:  # whatever comes to a user's own file when it is imported
-        first = str(error).strip().splitlines()[-1:]
-        raise UserError(
-            f"{key}={node._target_} cannot be imported ({first[0] if first else error!r}): "
-            "is the file beside train.py, or on PYTHONPATH?"
-        ) from error
-
-
-_SIMPLE = (bool, int, float, str, type(None))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a simple type, or a list of one; what is of no simple type fits."""
-    if get_origin(hint) in (list, tuple, Sequence):
-        kinds = get_args(hint)
-        fixed = get_origin(hint) is tuple and Ellipsis not in kinds
-        right = isinstance(value, ListConfig) and (not fixed or len(value) == len(kinds))
-        return right and all(_fits(item, kinds[0]) for item in value)
-    allowed = get_args(hint) or (hint,)
-    if get_origin(hint) is Literal or not all(kind in _SIMPLE for kind in allowed):
-        return True
-    accepted = (*allowed, int) if float in allowed else allowed
-    return isinstance(value, accepted) and not (isinstance(value, bool) and bool not in allowed)
-
-
-def _words(hint: Any) -> str:
-    if get_origin(hint) in (list, tuple, Sequence):
-        kinds = [kind for kind in get_args(hint) if kind is not Ellipsis]
-        return f"a list of {f'{len(kinds)} ' if len(kinds) > 1 else ''}{kinds[0].__name__}"
-    return " or ".join("null" if kind is type(None) else kind.__name__ for kind in get_args(hint) or (hint,))
 
 
 def build_loggers(cfg: DictConfig, step: int | None = None) -> list[Logger]:
@@ -182,7 +151,7 @@ def build_loggers(cfg: DictConfig, step: int | None = None) -> list[Logger]:
 
 def _same_wandb_run(node: DictConfig) -> dict[str, Any]:
     """Goes on with the W&B run whose files lie in the run's folder, if there is one: their names end with its id."""
-    if _target(node) is not WandbLogger or node.get("id") is not None:
+    if target_of(node) is not WandbLogger or node.get("id") is not None:
         return {}
     earlier = sorted(Path(node.save_dir).glob("wandb/*run-*-*"))
     return {"id": earlier[-1].name.rsplit("-", 1)[1], "resume": "allow"} if earlier else {}
@@ -191,8 +160,14 @@ def _same_wandb_run(node: DictConfig) -> dict[str, Any]:
 def build_trainer(cfg: DictConfig, loggers: list[Logger], callbacks: list[Callback]) -> Trainer:
     """The Trainer, for what it can do with learners that differentiate their own inner loop."""
     refuse_half(cfg.trainer.precision)
-    if cfg.trainer.max_steps < 1:
-        raise UserError(f"trainer.max_steps={cfg.trainer.max_steps} must be at least 1")
+    refuse_double(cfg.trainer.precision)
+    refuse_wrong_types(cfg.trainer)
+    for key in ("max_steps", "log_every_n_steps"):
+        if cfg.trainer[key] is None or cfg.trainer[key] < 1:
+            raise UserError(f"trainer.{key}={cfg.trainer[key]} must be at least 1")
+    for key, instead in _NOT_OURS.items():
+        if cfg.trainer.get(key):
+            raise UserError(f"trainer.{key}={cfg.trainer[key]} has no effect or a wrong one here: {instead}")
     trainer: Trainer = build(cfg.trainer, logger=loggers, callbacks=callbacks)
     _refuse_other_strategy(cfg, trainer)
     refuse_missing_bfloat16(cfg.trainer.precision, trainer.strategy.root_device.type)

@@ -1,7 +1,8 @@
 """What a checkpoint holds besides weights, the run's own configuration, and how it is taken up again."""
 
+import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,38 @@ def read(path: str) -> dict[str, Any]:
     """Reads a checkpoint of this project; runs no code that it may contain."""
     import torch
 
+    if Path(path).is_dir():
+        raise UserError(f"ckpt_path={path} is a folder: name a file, as RUN/checkpoints/best.ckpt")
     if not Path(path).is_file():
         raise UserError(f"ckpt_path={path}: there is no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds, by what the bytes look like
-        first = str(error).strip().splitlines()[:1]
-        raise UserError(f"ckpt_path={path} is damaged or no checkpoint ({first[0] if first else error!r})") from error
+    except Exception as error:  # torch raises half a dozen kinds, and advises to run what the file holds
+        code = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
+        why = "it holds code, which is never run" if code else "it is not whole, or none of train.py's"
+        raise UserError(f"ckpt_path={path} is damaged or no checkpoint: {why}") from error
     record = checkpoint.get(RECORD) if isinstance(checkpoint, dict) else None
-    if not (isinstance(record, dict) and isinstance(record.get("config"), dict) and "state_dict" in checkpoint):
+    if not (isinstance(record, dict) and isinstance(record.get("config"), dict) and _weights(checkpoint)):
         raise UserError(f"ckpt_path={path} is a file of torch, but no checkpoint written by train.py")
     return checkpoint
+
+
+def _weights(checkpoint: dict[str, Any]) -> bool:
+    from torch import Tensor
+
+    weights = checkpoint.get("state_dict")
+    return isinstance(weights, dict) and all(isinstance(value, Tensor) for value in weights.values())
+
+
+def refuse_other_optimizer(learner: Any, checkpoint: dict[str, Any], path: str) -> None:
+    """Its state is taken up by names of its own."""
+    there = checkpoint["optimizer_states"][0]["param_groups"][0].keys() - {"initial_lr"}
+    here = learner.optimizer(learner.parameters()).param_groups[0].keys()
+    if differing := sorted(there ^ here):
+        raise UserError(
+            f"ckpt_path={path} was trained by another outer.optimizer ({differing[0]} is of one of them): keep it "
+            "as it was"
+        )
 
 
 def previous(path: Path) -> Path:
@@ -92,7 +114,7 @@ def load_weights(module: Any, checkpoint: dict[str, Any], path: str, *, leave_st
         if there != here:
             raise UserError(
                 f"ckpt_path={path} does not fit this model: {name} is {there} in the checkpoint and {here} here; "
-                "keep model, algo, data.n_way and data.train_k_shot as they were trained"
+                "keep model, algo, data.n_way, data.train_k_shot and data.image_size as they were trained"
             )
     module.load_state_dict(theirs)
 
@@ -114,7 +136,7 @@ def recall(arguments: list[str], *, resume: bool) -> list[str]:
         return arguments
     checkpoint = read(path)
     given = next((a.removeprefix("trust=") for a in arguments if a.startswith("trust=")), "")
-    _refuse_foreign_code(checkpoint, path, [name.strip() for name in given.strip("'\"[]").split(",")])
+    refuse_untrusted(checkpoint, path, [name.strip() for name in given.strip("'\"[]").split(",")])
     recalled = [override for override in _recalled(checkpoint) if override not in arguments]
     if resume:
         folder = Path(path).resolve().parent
@@ -133,7 +155,8 @@ def _recalled(checkpoint: dict[str, Any]) -> list[str]:
     return [o for o in checkpoint[RECORD]["overrides"] if _key(o).split(".")[0].split("/")[0] not in _NOT_RECALLED]
 
 
-def _refuse_foreign_code(checkpoint: dict[str, Any], path: str, trust: Sequence[str]) -> None:
+def refuse_untrusted(checkpoint: dict[str, Any], path: str, trust: Sequence[str]) -> None:
+    """Refuses a checkpoint whose configuration names code that is neither ours nor trusted."""
     config = checkpoint[RECORD]["config"]
     made = {section: config[section] for section in SECTIONS if section in config}
     refuse_foreign_code(made, _recalled(checkpoint), path, trust)
@@ -156,7 +179,7 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
     Raises:
         UserError: the checkpoint names code that is not ours, and `cfg.trust` does not.
     """
-    _refuse_foreign_code(checkpoint, cfg.ckpt_path, cfg.trust)
+    refuse_untrusted(checkpoint, cfg.ckpt_path, cfg.trust)
     recalled = _recalled(checkpoint)
     typed = [_key(override) for override in overrides if override not in recalled]
     if "experiment" in typed:
@@ -175,6 +198,34 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
         restored.algo.test_inner_steps = None  # what the run set apart for testing gives way to what is typed
     OmegaConf.set_struct(restored, True)
     return restored
+
+
+def refuse_other_settings(cfg: DictConfig, checkpoint: dict[str, Any], folder: Path) -> None:
+    """A job of a sweep goes on only with a run of its own settings.
+
+    Args:
+        cfg: as composed for the job, before `restore`.
+        folder: the job's.
+    """
+    stored, today = checkpoint[RECORD]["config"], OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(today, dict)
+    for section in SECTIONS:
+        there, here = (dict(leaves(each.get(section), section)) for each in (stored, today))
+        for key in sorted(there.keys() | here.keys()):
+            if there.get(key) != here.get(key):
+                raise UserError(
+                    f"{folder} holds a run with {key}={there.get(key)}, not {here.get(key)}: choose another "
+                    "hydra.sweep.dir, or go on with the sweep as it was"
+                )
+
+
+def leaves(tree: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """The values of a tree of dictionaries by their full keys."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from leaves(value, f"{place}.{key}")
+    else:
+        yield place, tree
 
 
 def _select(tree: Any, key: str) -> Any:

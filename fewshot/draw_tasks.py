@@ -31,7 +31,7 @@ def draw(cfg: DictConfig) -> None:
         raise UserError("out=DIR: name the folder that the tasks are written to")
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split} is not one of val, test: only those have fixed tasks")
-    out = Path(cfg.out)
+    out = Path(str(cfg.out))
     if out.exists():
         raise UserError(f"out={out} exists: choose another folder, or remove it")
     data = build(cfg.data)
@@ -41,13 +41,17 @@ def draw(cfg: DictConfig) -> None:
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     labels: list[torch.Tensor] = []
-    for block in data.blocks(cfg.split):
-        batch = data.task_batch(cfg.split, block)
-        write_tasks(temporary, batch, n_way=cfg.data.n_way, first=sum(map(len, labels)))
-        labels.append(batch.query_y)
     answers = out.with_name(out.name + ".labels.csv")
-    write_answers(answers, torch.cat(labels))
-    temporary.replace(out)
+    try:
+        for block in data.blocks(cfg.split):
+            batch = data.task_batch(cfg.split, block)
+            write_tasks(temporary, batch, n_way=cfg.data.n_way, first=sum(map(len, labels)))
+            labels.append(batch.query_y)
+        write_answers(answers, torch.cat(labels))
+        temporary.replace(out)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"out={out} cannot be written ({error}): make room, or choose another folder") from error
     print(
         f"{sum(map(len, labels))} tasks: {out}\nanswers: {answers}\nepisodes_sha256: {data.episodes_sha256(cfg.split)}"
     )

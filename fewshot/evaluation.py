@@ -82,6 +82,15 @@ def state_curve(evaluated: Scores) -> dict[str, Any]:
     }
 
 
+def write_episodes(path: Path, evaluated: Scores) -> None:
+    """Writes every test task's score and loss, in the order of the tasks; whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    rows = zip(evaluated.scores.tolist(), evaluated.losses.tolist(), strict=True)
+    lines = [f"{number},{score!r},{loss!r}" for number, (score, loss) in enumerate(rows)]
+    temporary.write_text("\n".join(["episode,score,loss", *lines]) + "\n")
+    temporary.replace(path)
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes under a temporary name and renames: under `path` stands the whole record or none."""
     temporary = path.with_name(path.name + ".tmp")

@@ -19,7 +19,9 @@ from fewshot.data.task_data import TaskData
 from fewshot.tasks import Regression, TaskBatch
 
 _BLUE = "#1f5f99"
-COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777")  # told apart in grey and by colour-blind eyes
+# Told apart in grey and by colour-blind eyes; of more than seven lines by their markers, too.
+COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777", "#6fb2dd", "#5b3a86")
+_MARKERS = "osD^vPX*"
 
 
 def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm: Algorithm) -> None:
@@ -111,15 +113,15 @@ def draw_episode(batch: TaskBatch, task: int = 0, queries: int = 5) -> Figure:
             if image is None:
                 axis.axis("off")
             else:
-                _show(axis, image)
+                show_image(axis, image)
         axes[way, 0].set_ylabel(f"class {way}", fontsize=8)
     axes[0, 0].set_title("support", fontsize=9, loc="left")
     axes[0, shots + 1].set_title("queries", fontsize=9, loc="left")
     return figure
 
 
-def _show(axis: Axes, image: Tensor) -> None:
-    """Colours as they are; of grey images 1 is ink."""
+def show_image(axis: Axes, image: Tensor) -> None:
+    """Draws an image (C, H, W) in [0, 1]. Colours as they are; of grey images 1 is ink."""
     if len(image) == 3:
         axis.imshow(image.permute(1, 2, 0).numpy())
     else:
@@ -179,15 +181,17 @@ def write_study(
     return paths
 
 
-def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, logarithmic: bool = False) -> Figure:
-    """Accuracies with their intervals, a line each, told apart by colour, marker and a legend."""
+def draw_lines(
+    lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, logarithmic: bool = False, percent: bool = True
+) -> Figure:
+    """Scores with their intervals, a line each, told apart by colour, marker and a legend."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axis = figure.subplots()
-    for line, color, marker in zip(lines, itertools.cycle(COLORS), itertools.cycle("osD^v")):
+    for line, color, marker in zip(lines, itertools.cycle(COLORS), itertools.cycle(_MARKERS)):
         axis.errorbar(
             line.x, line.y, yerr=line.ci95, color=color, marker=marker, markersize=4, capsize=3, label=line.name
         )
-    axis.set(xlabel=xlabel, ylabel=f"{ylabel} (%)")
+    axis.set(xlabel=xlabel, ylabel=f"{ylabel} (%)" if percent else ylabel)
     axis.set_title(title, fontsize=9)
     if logarithmic:
         axis.set_xscale("log")
@@ -197,9 +201,13 @@ def draw_lines(lines: Sequence[Line], *, xlabel: str, ylabel: str, title: str, l
         axis.minorticks_off()
     else:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+    if percent:
+        axis.yaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     if len(lines) > 1:
-        axis.legend(frameon=False)
+        if len(lines) > 6:
+            axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        else:
+            axis.legend(frameon=False)
     axis.grid(axis="y", color="#eeeeee")
     axis.spines[["top", "right"]].set_visible(False)
     return figure

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from fewshot.errors import UserError
+
 
 class MetricsCSV(Logger):
     """Appends rows to one file, and goes on in it when a run is resumed.
@@ -22,6 +24,8 @@ class MetricsCSV(Logger):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise UserError(f"logger.csv.path={path}: there is no folder {self.path.parent}")
         self._columns = ["step"]
         self._rows: list[dict[str, Any]] = []  # not yet written
         if self.path.exists():

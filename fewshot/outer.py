@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.aggregation import CatMetric
 
-from fewshot import engine
+from fewshot import engine, ranks
 from fewshot.algorithms.base import Algorithm
 from fewshot.bad_tasks import BadTasks
 from fewshot.chunks import refuse_bad_chunk
@@ -67,6 +67,7 @@ class MetaLearner(LightningModule):
             raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
         if curve_episodes < 1:
             raise UserError(f"outer.curve_episodes={curve_episodes} must be at least 1")
+        _refuse_bad_optimizer(optimizer)
         refuse_bad_chunk(algorithm.task_chunk)
         if compile and algorithm.anneals:
             raise UserError(
@@ -225,8 +226,8 @@ class MetaLearner(LightningModule):
 
     def _report(self, stage: Stage) -> None:
         """Gathers the evaluation's tasks in their order, logs them and keeps them in `evaluated`."""
-        losses, scores = _in_order(self.judged, 3).T[1:]
-        curve = _in_order(self.curve, 1 + 2 * (self.algorithm.steps(stage) + 1))[:, 1:]
+        losses, scores = ranks.in_order(self.judged, 3).T[1:]
+        curve = ranks.in_order(self.curve, 1 + 2 * (self.algorithm.steps(stage) + 1))[:, 1:]
         curve = curve.unflatten(1, (2, -1)).transpose(0, 1)  # (2, E, S)
         self.evaluated = Scores(scores, losses, curve)
         mean, ci95 = interval(scores)
@@ -235,12 +236,12 @@ class MetaLearner(LightningModule):
         self._log_states(stage, curve.mean(1).float(), curve.shape[1])
 
 
-def _in_order(metric: CatMetric, width: int) -> Tensor:
-    """The rows that all processes have added, by their first number: (rows, width) float64; the metric is emptied."""
-    metric.update(torch.empty(0))  # a process may have had no task
-    rows = metric.compute().view(-1, width).double()
-    metric.reset()
-    return rows[rows[:, 0].argsort()]
+def _refuse_bad_optimizer(optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> None:
+    """Tried on one weight: otherwise its mistakes show when training begins."""
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"outer.optimizer: {error}") from error
 
 
 def _differentiable(batch: TaskBatch) -> TaskBatch:

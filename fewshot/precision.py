@@ -15,6 +15,12 @@ def refuse_half(precision: object) -> None:
         )
 
 
+def refuse_double(precision: object) -> None:
+    """What is drawn has 32 bits, and a layer of 64 does not take it."""
+    if precision in ("64-true", "64", 64):
+        raise UserError(f"trainer.precision={precision}: images are drawn in 32 bits; use 32-true or bf16-mixed")
+
+
 def refuse_missing_bfloat16(precision: object, device: str) -> None:
     """What would end the process without a word.
 

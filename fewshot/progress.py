@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fewshot.errors import UserError
 from fewshot.outer import MetaLearner
 from fewshot.tasks import BLOCK
 
@@ -22,6 +23,8 @@ class StepProgress(ProgressBar):
 
     def __init__(self, *, refresh_per_second: float = 4) -> None:
         super().__init__()
+        if not refresh_per_second > 0:
+            raise UserError(f"callbacks.progress.refresh_per_second={refresh_per_second} must be positive")
         self.refresh_per_second = refresh_per_second
         self._enabled = True
         self._bar: Progress | None = None

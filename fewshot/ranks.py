@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics.aggregation import CatMetric
 
 
 def alone() -> bool:
@@ -36,3 +37,11 @@ def mean_over_tasks(means: Sequence[Tensor], tasks: int) -> list[Tensor]:
     dist.all_reduce(message)
     parts = (message[:-1] / message[-1]).split([mean.numel() for mean in means])
     return [part.view_as(mean).to(mean.dtype) for part, mean in zip(parts, means, strict=True)]
+
+
+def in_order(metric: CatMetric, width: int) -> Tensor:
+    """The rows that all processes have added, by their first number: (rows, width) float64; the metric is emptied."""
+    metric.update(torch.empty(0))  # a process may have had no task
+    rows = metric.compute().view(-1, width).double()
+    metric.reset()
+    return rows[rows[:, 0].argsort()]

@@ -36,6 +36,10 @@ class RunRecord(Callback):
         """Starts the clock."""
         self.started = time.perf_counter()
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the seconds, so that a score can be seen against them."""
+        pl_module.log("val/seconds", self.seconds, batch_size=1, sync_dist=True)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds both."""
         checkpoint[RECORD] = self.record

@@ -1,7 +1,5 @@
 """A run from its configuration to its record: train, evaluate, and what they leave in the run folder."""
 
-import json
-import shutil
 import sys
 import time
 from functools import partial
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -23,13 +22,15 @@ from fewshot.calibration import calibration
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
-from fewshot.evaluation import circumstances, interval, state_curve, summary, write_json
+from fewshot.evaluation import circumstances, interval, state_curve, summary, write_episodes, write_json
 from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
 from fewshot.preemption import EXIT_CODE
+from fewshot.run_folder import clear_up, refuse_full_disk, tested
 from fewshot.run_record import RunRecord, train_seconds
 from fewshot.strategy import processes_of_a_job
 from fewshot.tasks import Classification
+from fewshot.wandb_record import log_test
 
 
 @processes_of_a_job()
@@ -43,14 +44,18 @@ def train(cfg: DictConfig) -> float:
     """
     folder, status = Path(HydraConfig.get().runtime.output_dir), 1
     try:
+        if not isinstance(cfg.test, bool):
+            raise UserError(f"test={cfg.test} must be bool")
         typed = cfg.ckpt_path
         path = checkpoints.standing(typed, folder)
         checkpoint = checkpoints.read(path) if path else None
-        if checkpoint is not None:
+        if checkpoint is not None and HydraConfig.get().mode == RunMode.MULTIRUN and typed == checkpoints.LAST:
+            checkpoints.refuse_other_settings(cfg, checkpoint, folder)
+        elif checkpoint is not None:
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
         if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
             value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
-            if not cfg.test or _tested(folder, checkpoint["global_step"]):
+            if not cfg.test or tested(folder, checkpoint["global_step"]):
                 _say(f"finished before: {folder}")
             else:
                 _finish(cfg, folder, checkpoint, str(path))
@@ -66,10 +71,11 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     """Trains, from a checkpoint if there is one, and tests; returns the best validation value."""
     data, learner = build_learner(cfg)
     _refuse_untrainable(learner)
-    _refuse_full_disk(folder, learner)
-    _clear_up(folder)
+    refuse_full_disk(folder, learner)
+    clear_up(folder)
     if checkpoint is not None:
         checkpoints.load_weights(learner, checkpoint, str(path))
+        checkpoints.refuse_other_optimizer(learner, checkpoint, str(path))
     overrides = list(HydraConfig.get().overrides.task)
     known = checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))
     record = RunRecord(known, train_seconds(checkpoint))
@@ -99,12 +105,6 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     _test(cfg, folder, trainer, learner, data=data, checkpoint=best, training=done)
 
 
-def _tested(folder: Path, step: int) -> bool:
-    """Whether the record is of a run of so many steps: one that went on has that of before, until it is tested."""
-    path = folder / "results.json"
-    return path.exists() and json.loads(path.read_text()).get("train_steps") == step
-
-
 @processes_of_a_job()
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Scores a checkpoint, or an algorithm that needs none, on the test tasks.
@@ -117,6 +117,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         if cfg.ckpt_path:
             checkpoint = checkpoints.read(cfg.ckpt_path)
             cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
+        if cfg.labels and not cfg.tasks_dir:
+            raise UserError(f"labels={cfg.labels} are answers to the tasks of a folder: name it with tasks_dir=DIR")
         if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
             settle()
             if "n_way" not in cfg.data:
@@ -161,6 +163,10 @@ def _refuse_untrainable(learner: MetaLearner) -> None:
 
 def _trained(checkpoint: dict[str, Any], cfg: DictConfig, again: bool) -> bool:
     """Whether nothing is left to train; a mistake of whoever asks for it by name."""
+    if "optimizer_states" not in checkpoint:
+        raise UserError(
+            f"ckpt_path={cfg.ckpt_path} holds weights alone: it can be scored by evaluate.py, not trained on"
+        )
     if checkpoint["global_step"] < cfg.trainer.max_steps:
         return False
     if again:
@@ -169,24 +175,6 @@ def _trained(checkpoint: dict[str, Any], cfg: DictConfig, again: bool) -> bool:
         f"ckpt_path={cfg.ckpt_path} stands at step {checkpoint['global_step']} of trainer.max_steps="
         f"{cfg.trainer.max_steps}: nothing is left to train; raise trainer.max_steps, or use evaluate.py"
     )
-
-
-def _refuse_full_disk(folder: Path, learner: MetaLearner) -> None:
-    """Weights and Adam's two moments, in three files and the temporary copy of one; and room for logs."""
-    needed = 4 * 3 * 4 * sum(p.numel() for p in learner.parameters()) + 10_000_000
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder} has {free / 1e6:.0f} MB free, a run writes up to {needed / 1e6:.0f} MB: "
-            "make room or choose another folder with hydra.run.dir=DIR"
-        )
-
-
-@rank_zero_only
-def _clear_up(folder: Path) -> None:
-    """Removes what a start of this run that was killed had not finished writing."""
-    for unfinished in (*folder.glob("*.tmp"), *folder.glob("checkpoints/*.tmp")):
-        unfinished.unlink(missing_ok=True)
 
 
 def _test(
@@ -225,6 +213,8 @@ def _test(
     )
     found |= calibration(algorithm, data) | order_effect(algorithm, data)
     figures.write_plots(folder / "plots", found, data, algorithm)
+    log_test(trainer.loggers, found, evaluated, folder / "plots")
+    write_episodes(folder / "episodes.csv", evaluated)
     write_json(folder / "results.json", found)
     _say(f"{summary(data.task_name, found)}\nrun: {folder}")
     return found

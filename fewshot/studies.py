@@ -83,6 +83,17 @@ class Baselines(Callback):
         }
 
 
+class Comparison(Callback):
+    """The report of `python -m fewshot.report` about the sweep's runs, in its folder."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Called by Hydra."""
+        from fewshot.report.__main__ import write_report
+
+        folder = Path(config.hydra.sweep.dir)
+        print(f"written: {write_report([folder], folder)}", flush=True)
+
+
 class Report(Callback):
     """The two studies of HW15's report, on the validation tasks.
 
@@ -142,6 +153,8 @@ class Report(Callback):
         cfg = OmegaConf.create(checkpoint[checkpoints.RECORD]["config"])
         cfg.algo.eval_inner_steps = self.inner_steps
         cfg.outer.curve_episodes = cfg.data.val_episodes
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # whatever the run was trained on
+        cfg.trainer = OmegaConf.merge(cfg.trainer, alone)
         data, learner = build_learner(cfg)
         checkpoints.load_weights(learner, checkpoint, path)
         build_trainer(cfg, [], []).validate(learner, datamodule=data, verbose=False)

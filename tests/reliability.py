@@ -1,7 +1,7 @@
 """Kills a run again and again and compares it with the run that was never stopped; watches a long one.
 
-`python tests/reliability.py` does so with thirty kills and ten thousand steps and writes docs/reliability.md; a test
-kills a few times.
+`python tests/reliability.py kills` kills thirty times, `… long` takes ten thousand steps; what they print stands in
+docs/reliability.md. A test kills a few times.
 """
 
 import csv
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,8 @@ RUN = [
     *("data.steps_per_epoch=10", "data.meta_batch_size=4", "model.hidden=8", "trainer.accelerator=cpu", "aug=rotate"),
     *("trainer.log_every_n_steps=2", "outer.curve_episodes=16", "outer.schedule=cosine", "outer.optimizer.lr=0.01"),
 ]
-OF_THIS_MACHINE = ("train/tasks_per_second", "train/gflops_per_second", "train/peak_memory_mb")
+EVERY = 250  # steps between validations of the long run: by step 500 all that happens has happened
+OF_THIS_MACHINE = ("train/tasks_per_second", "train/gflops_per_second", "train/peak_memory_mb", "val/seconds")
 
 
 class Kill(NamedTuple):
@@ -107,7 +108,12 @@ def _environment() -> dict[str, str]:
 
 def long_run(folder: Path, steps: int) -> list[dict[str, float]]:
     """A run of many steps of a tiny network: what it logged of its own speed and memory, in order."""
-    options = ["data.steps_per_epoch=500", "trainer.log_every_n_steps=100", f"trainer.max_steps={steps}", "test=false"]
+    options = [
+        f"data.steps_per_epoch={EVERY}",
+        "trainer.log_every_n_steps=100",
+        f"trainer.max_steps={steps}",
+        "test=false",
+    ]
     command = [sys.executable, str(ROOT / "train.py"), *RUN, *options, f"hydra.run.dir={folder}"]
     subprocess.run(command, check=True, env=_environment(), stdout=subprocess.DEVNULL)
     with (folder / "metrics.csv").open(newline="") as file:
@@ -115,57 +121,56 @@ def long_run(folder: Path, steps: int) -> list[dict[str, float]]:
     return [row for row in rows if "train/tasks_per_second" in row]
 
 
-def main(kills: int = 30, steps: int = 2500, long: int = 10_000) -> None:
-    """Writes docs/reliability.md."""
+def main(part: str) -> None:
+    """Prints a section of docs/reliability.md."""
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPU cores"
+    print(f"`python tests/reliability.py {part}`, {date.today()}, {versions}.\n")
     with tempfile.TemporaryDirectory() as place:
-        text = _thirty_kills(Path(place), kills, steps) + _ten_thousand_steps(Path(place) / "long", long)
-    (ROOT / "docs" / "reliability.md").write_text(text, encoding="utf-8")
+        print({"kills": thirty_kills, "long": ten_thousand_steps}[part](Path(place)), end="")
 
 
-def _thirty_kills(place: Path, kills: int, steps: int) -> str:
+def thirty_kills(place: Path, kills: int = 30, steps: int = 2500) -> str:
+    """Compares a run that is killed so often with one that is not."""
     rng, started, lines = random.Random(0), time.perf_counter(), []
     whole_run(place / "whole", steps)
     for number, kill in enumerate(killed_run(place / "killed", steps, kills, rng, 2.0, 16.0), start=1):
-        lines.append(f"| {number} | {kill.seconds:.1f} s | {kill.stood} | {'yes' if kill.writing else ''} |")
-        print(lines[-1], flush=True)
-    found = differences(place / "whole", place / "killed")
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} CPU cores"
-    return f"""# Reliability
+        lines.append(f"| {number} | {kill.seconds:.1f} s | {kill.stood} | {'yes' if kill.writing else ''} |\n")
+        print(lines[-1], end="", file=sys.stderr, flush=True)
+    found = ", ".join(differences(place / "whole", place / "killed")) or "nothing"
+    minutes = (time.perf_counter() - started) / 60
+    return f"""One run of {steps} outer steps is never stopped. The same command with `ckpt_path=last` is started
+{kills} times and killed (SIGKILL) at a random moment of its first 2 to 16 seconds, some of which go by before training;
+then it is left alone. Compared are weights, Adam's moments, schedule, step and epoch in `last.ckpt` and `best.ckpt`,
+every row of `metrics.csv` but its speeds, and the names of all files. Different, bit for bit: **{found}**.
+({minutes:.0f} minutes)
 
-`python tests/reliability.py`, {date.today()}, {versions}.
-
-## {kills} kills
-
-One run of {steps} outer steps is never stopped. The same command with `ckpt_path=last` is started {kills} times and
-killed (SIGKILL) at a random moment of its first 2 to 16 seconds, some of which go by before training; then it is left
-alone. Compared are weights, Adam's moments, schedule, step and epoch in `last.ckpt` and `best.ckpt`, every row of
-`metrics.csv` but its speeds, and the names of all files. Different, bit for bit: **{", ".join(found) or "nothing"}**.
-({(time.perf_counter() - started) / 60:.0f} minutes)
-
-    python train.py {" ".join(RUN[:8])} \\
-        {" ".join(RUN[8:])} \\
-        trainer.max_steps={steps} hydra.run.dir=RUN ckpt_path=last
+{_shown([*RUN, f"trainer.max_steps={steps}", "hydra.run.dir=RUN", "ckpt_path=last"])}
 
 | kill | lived | outer steps in `last.ckpt` | while writing |
 |---|---|---|---|
-""" + "".join(f"{line}\n" for line in lines)
+""" + "".join(lines)
 
 
-def _ten_thousand_steps(folder: Path, steps: int) -> str:
-    rows = long_run(folder, steps)
+def ten_thousand_steps(place: Path, steps: int = 10_000) -> str:
+    """Watches memory, speed and files."""
+    rows = long_run(place / "long", steps)
     early, late = (statistics.median(row["train/tasks_per_second"] for row in part) for part in _fifths(rows))
     at_500 = next(row for row in rows if row["step"] >= 500)["train/peak_memory_mb"]
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    megabytes, log = sum(path.stat().st_size for path in files) / 1e6, (folder / "metrics.csv").stat().st_size / 1e6
     at_end = rows[-1]["train/peak_memory_mb"]
-    return f"""
-## {steps} outer steps
-
-The same network and data, a validation every 500 steps. Peak memory of the process: {at_500:.0f} MB at step 500,
-{at_end:.0f} MB at step {steps}: **{at_end / at_500 - 1:+.1%}**. Tasks per second, medians of the first and of the last
-fifth: {early:.0f} and {late:.0f}. The run leaves {len(files)} files, {megabytes:.1f} MB, {log:.2f} MB of them
-`metrics.csv`.
+    files = [path for path in (place / "long").rglob("*") if path.is_file()]
+    log = place / "long" / "metrics.csv"
+    megabytes, of_log = sum(path.stat().st_size for path in files) / 1e6, log.stat().st_size / 1e6
+    return f"""{steps} outer steps of the same network, a validation every {EVERY}. Peak memory of the process:
+{at_500:.0f} MB at step 500, {at_end:.0f} MB at step {steps}: **{at_end / at_500 - 1:+.1%}**. Tasks per second,
+medians of the first and of the last fifth: {early:.0f} and {late:.0f}. The run leaves {len(files)} files,
+{megabytes:.1f} MB, {of_log:.2f} MB of them `metrics.csv`.
 """
+
+
+def _shown(overrides: Sequence[str]) -> str:
+    """The command, four overrides a line, as code of Markdown."""
+    lines = [" ".join(overrides[start : start + 4]) for start in range(0, len(overrides), 4)]
+    return "    python train.py " + " \\\n        ".join(lines)
 
 
 def _fifths(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
@@ -174,4 +179,4 @@ def _fifths(rows: list[dict[str, float]]) -> tuple[list[dict[str, float]], list[
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

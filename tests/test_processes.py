@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ROOT, SMALL, Compose, random_tasks
+from reliability import OF_THIS_MACHINE
 from test_algorithms import ROWS, dead, learner
 from test_bad_tasks import spoiled
 
@@ -115,8 +116,7 @@ def free_port() -> int:
 def logged(run: Path) -> list[dict[str, float]]:
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    of_this_machine = ("train/tasks_per_second", "train/gflops_per_second", "train/peak_memory_mb")
-    return [{k: float(v) for k, v in row.items() if v and k not in of_this_machine} for row in rows]
+    return [{k: float(v) for k, v in row.items() if v and k not in OF_THIS_MACHINE} for row in rows]
 
 
 @pytest.fixture(scope="module")

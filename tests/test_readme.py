@@ -67,6 +67,10 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small = []
     if "sweep=hw15" in command:
         small += ["experiment=hw15_simple,hw15_boss", "seed=1"]
+    if "sweep=baselines" in command:
+        small += ["algo=maml,protonet", "seed=1", "trainer.max_steps=3"]
+    if "fewshot.report" in command:
+        command, small = command.replace("DIR", "RUN"), []
     if "hw15_report" in command:
         small += ["data.num_classes=10,20"]
     if "out=TASKS" in command:

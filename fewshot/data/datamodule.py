@@ -183,6 +183,11 @@ class EpisodeData(TaskData):
         support_x, query_x = x.split([index.support_i.shape[1], index.query_i.shape[1]], dim=1)
         return TaskBatch(support_x, index.support_y, query_x, index.query_y)
 
+    def class_of(self, images: Tensor) -> Tensor:
+        """The numbers of the classes that images belong to, both as in the data set; of any shape."""
+        ends = torch.cumsum(torch.tensor(self._images().counts), 0)
+        return torch.searchsorted(ends, images.cpu(), right=True)
+
     def _images_on(self, device: torch.device) -> Tensor:
         if self._on_device is None or self._on_device.device != device:
             self._on_device = self._images().images.to(device)

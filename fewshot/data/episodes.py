@@ -42,7 +42,10 @@ def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int]) -> None
     train = split == "train"
     ways, shots, queries = ("train_n_way", "train_k_shot", "q_query") if train else ("n_way", "k_shot", "eval_q_query")
     if n_way < 2 or k_shot < 1 or q_query < 1:
-        raise UserError(f"a task needs n_way >= 2, k_shot >= 1 and q_query >= 1, not {n_way}, {k_shot} and {q_query}")
+        raise UserError(
+            f"a task needs data.{ways} >= 2, data.{shots} >= 1 and data.{queries} >= 1, not {n_way}, {k_shot} and "
+            f"{q_query}"
+        )
     if n_way > len(counts):
         raise UserError(f"data.{ways}={n_way} but split '{split}' has {len(counts)} classes: lower data.{ways}")
     smallest = min(counts, key=lambda name: counts[name])
@@ -105,7 +108,7 @@ def evaluation_block(
 
 def episodes_sha256(images: Tensor, names: Sequence[str], tasks: Sequence[TaskIndex]) -> str:
     """A fingerprint of evaluation tasks: equal only if the data set, every draw from it and every label are."""
-    digest = hashlib.sha256("\n".join(names).encode())
+    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape"))
     digest.update(images.numpy().tobytes())
     for part in tasks:
         for tensor in part:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fewshot.data.images import ImageSet, cached
+from fewshot.data.images import ImageSet, as_shown, cached
 from fewshot.data.splits import SPLITS
 from fewshot.errors import UserError
 
@@ -71,6 +71,7 @@ def _classes(root: Path) -> dict[str, list[Path]]:
         _check_disjoint(folders)
     else:
         folders = tops
+    _check_distinct(folders)
     return {folder.relative_to(root).as_posix(): _files(folder) for folder in folders}
 
 
@@ -110,6 +111,17 @@ def _check_disjoint(folders: list[Path]) -> None:
         seen[folder.name] = folder
 
 
+def _check_distinct(folders: list[Path]) -> None:
+    """By a link one folder would be two classes, one of them perhaps for training and the other for testing."""
+    seen: dict[Path, Path] = {}
+    for folder in folders:
+        if other := seen.get(real := folder.resolve()):
+            raise UserError(
+                f"{other} and {folder} are one folder, by a link: one class cannot be two; remove one of them"
+            )
+        seen[real] = folder
+
+
 def _fingerprint(root: Path, classes: Mapping[str, list[Path]], packed: str) -> str:
     """Changes when a file is added, removed, renamed or written; cheap, so that a warm start takes no time."""
     stats = [
@@ -138,11 +150,7 @@ def _read(file: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
     """One image: (channels, image_size, image_size)."""
     try:
         with Image.open(file) as opened:
-            image = _eight_bits(ImageOps.exif_transpose(opened))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert(_MODES[channels])
+            image = as_shown(opened).convert(_MODES[channels])
     except Exception as error:  # Pillow's readers raise whatever comes to them at a broken file
         raise UserError(f"{file} cannot be read as an image ({error}): repair it, or take it away") from error
     side = min(image.size)
@@ -150,12 +158,3 @@ def _read(file: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
     square = image.crop((left, top, left + side, top + side))  # first: what is cut off must not shine in at the edges
     square = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
     return np.asarray(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits as 8; Pillow's own conversion cuts off what is above 255, and leaves white alone."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels have mode {image.mode}, of unknown range: save it with 8 or 16 bits")
-    return image

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,24 @@ def quarter_turned(image_set: ImageSet) -> ImageSet:
         names=tuple(f"{name} {90 * turns}°" for name in image_set.names for turns in range(4)),
         parts=tuple(part for part in image_set.parts for _ in range(4)),
     )
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Turned as the camera noted, what is transparent on white, of 16 bits the upper 8."""
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits as 8; Pillow's own conversion cuts off what is above 255, and leaves white alone."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have mode {image.mode}, of unknown range: save it with 8 or 16 bits")
+    return image
 
 
 def cached(path: Path, fingerprint: str, build: Callable[[], ImageSet]) -> ImageSet:

@@ -4,17 +4,19 @@ B. Lake, R. Salakhutdinov, J. Tenenbaum: Human-level concept learning through pr
 induction. Science 350, 2015. https://github.com/brendenlake/omniglot
 """
 
+import contextlib
 import hashlib
 import logging
 import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fewshot.data.images import ImageSet, cached
 from fewshot.errors import UserError
@@ -42,6 +44,8 @@ def load_omniglot(root: str, image_size: int, *, download: bool = True) -> Image
     Raises:
         UserError: nothing found and nothing fetched; a damaged archive; characters or drawings missing.
     """
+    if image_size < 1:
+        raise UserError(f"data.image_size={image_size} must be at least 1")
     found = {part: _find(Path(root), part) for part in CHARACTERS}
     if None in found.values() and download:
         _download(Path(root), [part for part, place in found.items() if place is None])
@@ -75,13 +79,15 @@ def _download(root: Path, parts: list[str]) -> None:
 
     for part in parts:
         name = f"images_{part}"
+        place, temporary = (root / f"{name}.{suffix}" for suffix in ("zip", "zip.tmp"))
         try:
             log.info("downloading %s.zip to %s", name, root)
-            download_url(
-                f"{Omniglot.download_url_prefix}/{name}.zip", str(root), f"{name}.zip", Omniglot.zips_md5[name]
-            )
-        except (OSError, RuntimeError) as error:  # no net, or another file than the checksum names
-            (root / f"{name}.zip").unlink(missing_ok=True)
+            url = f"{Omniglot.download_url_prefix}/{name}.zip"
+            download_url(url, str(root), temporary.name, Omniglot.zips_md5[name])
+            temporary.replace(place)
+        except (OSError, RuntimeError, HTTPException) as error:  # no net, or another file than the checksum names
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise UserError(f"{_where_to_get(str(root))} (the download failed: {error})") from error
 
 
@@ -124,8 +130,8 @@ def _members(place: Path) -> Iterator[tuple[str, Image.Image]]:
                 if match := _MEMBER.search(member):
                     with archive.open(member) as file, Image.open(file) as image:
                         yield f"{match[1]}/{match[2]}", image
-    except (zipfile.BadZipFile, UnidentifiedImageError, EOFError, OSError) as error:
-        raise UserError(f"{place} is damaged ({error}): delete it and fetch it again") from error
+    except Exception as error:  # readers of archives and images raise whatever comes to them at a broken file
+        raise _damaged(place, error) from error
 
 
 def _shrink(image: Image.Image, image_size: int, place: Path) -> np.ndarray:
@@ -133,5 +139,13 @@ def _shrink(image: Image.Image, image_size: int, place: Path) -> np.ndarray:
         raise UserError(
             f"{place} holds an image of {image.size[0]}×{image.size[1]} pixels, Omniglot's have {SIDE}×{SIDE}"
         )
-    grey = image.convert("L").resize((image_size, image_size), Image.Resampling.LANCZOS)
+    try:
+        grey = image.convert("L")  # it is read only now
+    except Exception as error:
+        raise _damaged(getattr(image, "filename", "") or place, error) from error  # the drawing, where it is a file
+    grey = grey.resize((image_size, image_size), Image.Resampling.LANCZOS)
     return 255 - np.asarray(grey)  # ink is black on paper; here ink is 1, so that padding with 0 adds paper
+
+
+def _damaged(place: str | Path, error: Exception) -> UserError:
+    return UserError(f"{place} is damaged ({error}): delete it and fetch it again")

@@ -56,7 +56,10 @@ def class_lists(image_set: ImageSet, split: Split) -> dict[str, dict[str, object
     """The names of every split's classes and the sha256 of the list, one name a line."""
     names = {part: [image_set.names[i] for i in split[part]] for part in SPLITS}
     return {
-        part: {"sha256": hashlib.sha256("\n".join(listed).encode()).hexdigest(), "classes": listed}
+        part: {
+            "sha256": hashlib.sha256("\n".join(listed).encode(errors="surrogateescape")).hexdigest(),
+            "classes": listed,
+        }
         for part, listed in names.items()
     }
 

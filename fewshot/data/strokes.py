@@ -43,6 +43,8 @@ def load_strokes(root: str, image_size: int, *, alphabets: int = 50, characters:
             "data=strokes needs at least 2 alphabets of 1 character at 8 pixels, not "
             f"data.source.alphabets={alphabets}, data.source.characters={characters}, data.image_size={image_size}"
         )
+    if seed < 0:
+        raise UserError(f"data.source.seed={seed} must not be negative")
     fingerprint = repr((_VERSION, image_size, alphabets, characters, seed))
     digest = hashlib.sha256(fingerprint.encode()).hexdigest()[:8]
     path = Path(root) / f"strokes-{image_size}-{digest}.npz"

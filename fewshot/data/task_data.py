@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from fewshot.errors import UserError
 from fewshot.tasks import BLOCK, TaskBatch, TaskKind
 
+_LARGEST_SEED = 2**32 - 1  # of numpy's first generator, which Lightning seeds too
+
 
 class TaskData(LightningDataModule, ABC):
     """Batches of tasks by (split, step) alone, whoever asks and in whatever order.
@@ -48,6 +50,10 @@ class TaskData(LightningDataModule, ABC):
                 raise UserError(f"data.{key}={value} must be at least 1")
         if min(seed, eval_seed) < 0:
             raise UserError(f"seed={seed} and data.eval_seed={eval_seed} must not be negative")
+        if seed > _LARGEST_SEED:
+            raise UserError(f"seed={seed} must be at most {_LARGEST_SEED}")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers={num_workers} must be at least 0: the main process draws then")
         self.meta_batch_size = meta_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.eval_episodes = {"val": val_episodes, "test": test_episodes}

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from fewshot.data.images import as_shown
 from fewshot.errors import UserError
 from fewshot.tasks import TaskBatch
 
@@ -37,11 +38,13 @@ def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> T
     """Reads every task, as the model wants its images: ink 1, `channels`, `image_size`².
 
     Of grey images, paper is what lies along the borders: where most of it is bright, the images are inverted.
-    Colours stay as they are.
+    Colours stay as they are; what is transparent lies on white, 16-bit grey keeps its upper 8 bits.
 
     Raises:
         UserError: a part or a file missing, uneven, unreadable or of another size; names the file.
     """
+    if n_way < 1 or image_size < 1:
+        raise UserError(f"data.n_way={n_way} and data.image_size={image_size} must be at least 1")
     names = {part: _task_names(folder / part) for part in ("support", "query")}
     if names["support"] != names["query"]:
         odd = sorted(set(names["support"]) ^ set(names["query"]))[0]
@@ -90,16 +93,16 @@ def write_answers(path: Path, classes: Tensor) -> None:
 def read_answers(path: Path, tasks: int, queries: int, n_way: int) -> Tensor:
     """Reads what `write_answers` wrote: (tasks, queries) int64."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
             rows = [(int(row["id"]), int(row["class"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is not a file of answers with columns id,class ({error})") from error
     if [identity for identity, _ in rows] != list(range(tasks * queries)):
         raise UserError(f"{path} has {len(rows)} rows, wanted are ids 0 to {tasks * queries - 1} in order")
-    classes = torch.tensor([label for _, label in rows]).view(tasks, queries)
-    if strange := sorted(set(classes.flatten().tolist()) - set(range(n_way))):
+    classes = [label for _, label in rows]
+    if strange := sorted(set(classes) - set(range(n_way))):
         raise UserError(f"{path} names class {strange[0]}, but tasks have classes 0 to {n_way - 1}")
-    return classes
+    return torch.tensor(classes).view(tasks, queries)
 
 
 def _task_names(folder: Path) -> list[str]:
@@ -113,13 +116,15 @@ def _task_names(folder: Path) -> list[str]:
 
 def _files(folder: Path) -> list[Path]:
     """image_0 … image_(M-1), by number; a gap is a missing image."""
-    numbered = {}
-    for path in folder.iterdir():
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
         if not path.name.startswith("."):
             match = _NUMBER.search(path.name)
             if match is None:
                 raise UserError(f"{path} is no image of a task: they are called image_0.png, image_1.png and so on")
-            numbered[int(match[1])] = path
+            if other := numbered.get(number := int(match[1])):
+                raise UserError(f"{other} and {path} are both image {number} of the task: remove one of them")
+            numbered[number] = path
     missing = next((number for number in range(len(numbered)) if number not in numbered), None)
     if missing is not None or not numbered:
         raise UserError(f"{folder}/image_{missing or 0}.png is missing")
@@ -137,25 +142,23 @@ def _read_part(folder: Path, names: Sequence[str], channels: int, image_size: in
     size: tuple[int, int] | None = None
     images = []
     for path in itertools.chain.from_iterable(files):
-        image = _read_image(path)
+        image = _read_image(path, "L" if channels == 1 else "RGB")
         size = size or image.size
         if image.size != size:
             raise UserError(
                 f"{path} has {image.size[0]}×{image.size[1]} pixels, the images before it {size[0]}×{size[1]}"
             )
-        image = image.convert("L" if channels == 1 else "RGB")
         if size != (image_size, image_size):
             image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
         images.append(np.asarray(image).reshape(image_size, image_size, channels))
     return np.stack(images).reshape(len(names), usual, *images[0].shape)
 
 
-def _read_image(path: Path) -> Image.Image:
+def _read_image(path: Path, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            image.load()
-            return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # SyntaxError: Pillow's word for a broken PNG
+            return as_shown(image).convert(mode)
+    except Exception as error:  # Pillow's readers raise whatever comes to them at a broken file
         raise UserError(f"{path} cannot be read as an image ({error})") from error
 
 

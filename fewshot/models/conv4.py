@@ -35,6 +35,8 @@ class Conv4(BodyAndHead):
     ) -> None:
         if len(input_shape) != 3:
             raise UserError(f"model=conv4 takes images (C, H, W), not inputs of shape {tuple(input_shape)}: model=mlp")
+        if hidden < 1:
+            raise UserError(f"model.hidden={hidden} must be at least 1")
         if not 0 <= pooled <= 4:
             raise UserError(f"model.pooled={pooled} must be 0 to 4: there are four blocks")
         side = input_shape[-1] // 2**pooled

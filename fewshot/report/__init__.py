@@ -1,0 +1,1 @@
+"""What runs say beside each other: `python -m fewshot.report DIR…`."""
