@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,12 @@ from omegaconf import OmegaConf
 
 from fewshot.errors import UserError
 from fewshot.report.__main__ import main, write_report
+from fewshot.report.charts import charts
 from fewshot.report.collect import Group, Run, differing, find_runs, group_runs
 from fewshot.report.compare import difference, score
+from fewshot.report.page import page
 from fewshot.report.pictures import answers
+from fewshot.report.tables import Table
 from fewshot.runs import train
 
 
@@ -151,6 +156,57 @@ def test_without_the_data_it_is_written_without_pictures_of_mistakes(runs: Path,
     assert "no pictures of mistakes: ckpt_path=" in capsys.readouterr().err
     assert "hardest" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert best.exists()
+
+
+def test_two_keys_make_a_map() -> None:
+    runs = [
+        made_up(seed, torch.full((10,), 0.1 * inner + 0.01 * batch + 0.002 * seed, dtype=torch.float64),
+                **{"algo.inner_steps": str(inner), "data.meta_batch_size": str(batch)})
+        for inner in (1, 3) for batch in (8, 16) for seed in (1, 2)
+    ]  # fmt: skip
+    runs = [run._replace(record=run.record | {"after_each_inner_step": {"mean": [0.2]}}) for run in runs]
+    found = charts(group_runs(runs), "accuracy", "acc")
+    (axis,) = found["map"].axes
+    assert [text.get_text() for text in axis.texts] == ["18.3", "26.3", "38.3", "46.3"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["1", "3"]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["8", "16"]
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize(
+    ("action", "rows"),
+    [
+        ("", ["b", "a", "c", "d"]),
+        ("click(1);", ["c", "b", "d", "a"]),  # the largest first, by their numbers
+        ("click(1); click(1);", ["a", "d", "b", "c"]),
+        ("click(0);", ["d", "c", "b", "a"]),
+        ("type('INDUCTIVE x');", ["b", "c"]),
+    ],
+)
+def test_in_a_browser_the_table_sorts_and_filters(tmp_path: Path, action: str, rows: list[str]) -> None:
+    cells = [
+        ["b", "9.5 %", "inductive x"],
+        ["a", "−1.0 %", "inductive"],
+        ["c", "10.0 %", "x inductive"],
+        ["d", "+2", ""],
+    ]
+    text = page("title", "intro", [Table("Scores", "note", ["name", "score", "kind"], cells)], {})
+    script = """<script>
+      const click = column => document.querySelectorAll("th button")[column].click();
+      const box = document.querySelector("input");
+      const type = text => { box.value = text; box.dispatchEvent(new Event("input")); };
+      ACTION
+      const shown = [...document.querySelectorAll("tbody tr")].filter(row => !row.hidden);
+      document.title = shown.map(row => row.cells[0].textContent).join();
+    </script>""".replace("ACTION", action)
+    (tmp_path / "page.html").write_text(text + script, encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    command = [str(BROWSER), *options, (tmp_path / "page.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert f"<title>{','.join(rows)}</title>" in done.stdout, done.stderr
 
 
 def test_what_cannot_be_reported_on_is_told(tmp_path: Path) -> None:

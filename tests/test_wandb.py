@@ -30,6 +30,15 @@ def records(path: Path) -> Iterator:
             parts = b""
 
 
+def _waited(path: Path) -> list:
+    """The records of a run that has ended: W&B's own process may still be writing."""
+    for _ in range(300):
+        if any(record.HasField("exit") for record in records(path)):
+            break
+        time.sleep(0.1)
+    return list(records(path))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("wandb")
@@ -40,12 +49,8 @@ def found(compose_cfg: Compose, run: Path) -> dict:
     if not (run / "results.json").exists():
         train(compose_cfg("logger=wandb", "tags=[one,two]", "task_name=mine", "algo=fomaml", folder=run))
     (file,) = run.glob("wandb/offline-run-*/*.wandb")
-    for _ in range(300):  # W&B's own process may still be writing
-        if any(record.HasField("exit") for record in records(file)):
-            break
-        time.sleep(0.1)
     told: dict = {"config": {}, "summary": {}, "history": [], "files": []}
-    for record in records(file):
+    for record in _waited(file):
         if record.HasField("run"):
             told["run"] = record.run
             told["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
@@ -101,6 +106,14 @@ def test_tables_charts_and_pictures(found: dict, run: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert [row[1] for row in steps["data"]] == results["after_each_inner_step"]["mean"]
     assert {path.stem.split("_")[0] for path in media.rglob("*.png")} >= {"episode", "inner"}
+
+
+def test_checkpoints_are_artifacts_when_asked(compose_cfg: Compose, tmp_path: Path) -> None:
+    train(compose_cfg("logger=wandb", "logger.wandb.log_model=true", "test=false", folder=tmp_path))
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    ended = _waited(file)
+    models = [record.artifact for record in ended if record.HasField("artifact") and record.artifact.type == "model"]
+    assert {entry.path for artifact in models for entry in artifact.manifest.contents} == {"model.ckpt"}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of wandb-workspaces' own code

@@ -136,15 +136,31 @@ class _BatchNormBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (u, a, b), (g, x, gamma, mean, rstd, m_t, m_s) = grads, ctx.saved_tensors
-        sums = Sums(count(x), channel_sum(u), channel_dot(u, x), channel_dot(u, g), m_t, m_s)
-        by_g, by_x, of_g, grad_gamma = second_derivative(sums, a, b, gamma, mean, rstd)
-        grad_x = combine(u, by_x[0], x, by_x[1], mean, by_x[2]).addcmul(g, wide(of_g))
-        return combine(u, by_g[0], x, by_g[1], mean, by_g[2]), grad_x, grad_gamma, None, None
+        return *_BatchNormSecond.apply(*grads, *ctx.saved_tensors), None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, ...], int]:
         return _BatchNormBackward.apply(*tasks_in_front(info.batch_size, in_dims, inputs)), 0
+
+
+class _BatchNormSecond(torch.autograd.Function):
+    """`second_derivative` of whole activations. There is no third derivative."""
+
+    @staticmethod
+    def forward(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u, a, b, g, x, gamma, mean, rstd, m_t, m_s = inputs
+        sums = Sums(count(x), channel_sum(u), channel_dot(u, x), channel_dot(u, g), m_t, m_s)
+        by_g, by_x, of_g, grad_gamma = second_derivative(sums, a, b, gamma, mean, rstd)
+        grad_x = combine(u, by_x[0], x, by_x[1], mean, by_x[2]).addcmul_(g, wide(of_g))
+        return combine(u, by_g[0], x, by_g[1], mean, by_g[2]), grad_x, grad_gamma
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[tuple[Tensor, ...], int]:
+        return _BatchNormSecond.apply(*tasks_in_front(info.batch_size, in_dims, inputs)), 0
 
 
 class Sums(NamedTuple):
