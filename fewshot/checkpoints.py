@@ -13,6 +13,7 @@ from fewshot.trust import refuse_foreign_code
 
 RECORD = "fewshot"  # key in the checkpoint
 SECTIONS = ("seed", "algo", "aug", "data", "model", "outer")  # what makes the learner; the rest is circumstance
+_OF_A_SWEEP = (*SECTIONS, "episodes", "optimized_metric", "trainer")  # what a job that is done must share with another
 LAST = "last"  # as ckpt_path: from where this folder's run stands
 _WHERE = (
     "trainer",
@@ -209,7 +210,7 @@ def refuse_other_settings(cfg: DictConfig, checkpoint: dict[str, Any], folder: P
     """
     stored, today = checkpoint[RECORD]["config"], OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(today, dict)
-    for section in SECTIONS:
+    for section in _OF_A_SWEEP:
         there, here = (dict(leaves(each.get(section), section)) for each in (stored, today))
         for key in sorted(there.keys() | here.keys()):
             if there.get(key) != here.get(key):

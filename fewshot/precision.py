@@ -38,5 +38,5 @@ def refuse_missing_bfloat16(precision: object, device: str) -> None:
 def bfloat16_works(device: str) -> bool:
     """Whether a product in bfloat16 survives: some virtual processors promise instructions that they do not have,
     and the process dies of the first one. So another process tries."""
-    probe = f"import torch; a = torch.ones(64, 64, device='{device}').bfloat16(); (a @ a).sum().item()"
-    return subprocess.run([sys.executable, "-c", probe], capture_output=True).returncode == 0
+    probe = "import sys, torch; a = torch.ones(64, 64, device=sys.argv[1]).bfloat16(); (a @ a).sum().item()"
+    return subprocess.run([sys.executable, "-c", probe, device], capture_output=True).returncode == 0

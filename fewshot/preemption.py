@@ -36,7 +36,7 @@ class Preemption(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends where an epoch has just been written, or nothing has begun."""
         if self._agreed(trainer):
-            if not self.path.exists():
+            if not trainer.strategy.reduce_boolean_decision(self.path.exists(), all=False):
                 trainer.save_checkpoint(self.path)
             self._end(trainer)
 

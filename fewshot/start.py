@@ -15,12 +15,16 @@ def agree_on_start() -> None:
     """
     if NAME in os.environ or not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"} & os.environ.keys():
         return
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
-        os.environ[NAME] = _agreed(TorchElasticEnvironment())
+        environment: ClusterEnvironment = TorchElasticEnvironment()
     elif SLURMEnvironment.detect():
-        os.environ[NAME] = _agreed(SLURMEnvironment(auto_requeue=False))
+        environment = SLURMEnvironment(auto_requeue=False)
+    else:
+        return
+    if environment.world_size() > 1:  # one by itself, of a job array say, must find a name that no other has
+        os.environ[NAME] = _agreed(environment)
 
 
 def _agreed(environment) -> str:  # type: ignore[no-untyped-def]
@@ -28,8 +32,6 @@ def _agreed(environment) -> str:  # type: ignore[no-untyped-def]
 
     global _store
     own = time.strftime(_FORMAT)
-    if environment.world_size() == 1:
-        return own
     first = environment.global_rank() == 0
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     _store = TCPStore(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from lightning import Trainer
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch.strategies import DDPStrategy
@@ -19,6 +20,7 @@ from fewshot.errors import UserError
 
 _SET_FOR_PROCESSES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 _PARENT = "FEWSHOT_PARENT"  # the process that started this one
+_at_work = threading.Event()  # while the processes of the job compute together
 _started: list[subprocess.Popen] = []  # those of the present job, in the order of their ranks from 1 on
 
 
@@ -58,7 +60,11 @@ class _Launcher(_SubprocessScriptLauncher):
         if _PARENT in os.environ and os.environ["LOCAL_RANK"] != "0":
             threading.Thread(target=_end_with_parent, daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
-        return function(*args, **kwargs)
+        _at_work.set()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _at_work.clear()  # what comes now is this process's own end, and takes the time that it takes
 
     def _call_children_scripts(self) -> None:
         environment = self.cluster_environment
@@ -125,7 +131,7 @@ def _end_with_children(children: list[subprocess.Popen]) -> None:
     while _started == children:
         if any(child.poll() for child in children):
             wait.wait(10)  # what this process may have to say of it comes first
-            if _started == children and (dead := _first_dead(0)):
+            if _at_work.is_set() and _started == children and (dead := _first_dead(0)):
                 print(f"error: {dead}", file=sys.stderr, flush=True)
                 for child in children:
                     child.kill()
@@ -148,6 +154,8 @@ def _command() -> list[str]:
     spec = __main__.__spec__
     program = [os.path.abspath(sys.argv[0])] if spec is None else ["-m", spec.name]
     typed = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    typed_path = any(override.startswith("ckpt_path=") for override in hydra.overrides.task)
+    goes_on = hydra.mode == RunMode.MULTIRUN and not typed_path  # as `run_job` has it for the first process
     folder = str(hydra.runtime.output_dir).replace("'", "\\'")
     return [
         sys.executable,
@@ -155,6 +163,7 @@ def _command() -> list[str]:
         f"--config-name={hydra.job.config_name}",
         *(f"--config-dir={path}" for path in typed),
         *hydra.overrides.task,
+        *(["ckpt_path=last"] if goes_on else []),
         *hydra.overrides.hydra,
         "hydra.mode=RUN",
         f"hydra.run.dir='{folder}'",

@@ -16,6 +16,7 @@ from fewshot import checkpoints
 from fewshot.errors import UserError
 from fewshot.evaluation import git_commit, interval, seed_interval, versions, write_json
 from fewshot.figures import Line, write_study
+from fewshot.jobs import FAILED
 
 
 class Run(NamedTuple):
@@ -91,7 +92,7 @@ class Comparison(Callback):
         from fewshot.report.__main__ import write_report
 
         folder = Path(config.hydra.sweep.dir)
-        print(f"written: {write_report([folder], folder)}", flush=True)
+        print(f"written: {write_report([folder], folder, trust=config.trust)}", flush=True)
 
 
 class Report(Callback):
@@ -167,6 +168,9 @@ def _runs(folder: Path) -> list[Run]:
     """The sweep's runs in the order of their numbers."""
     runs = []
     for place in sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)):
+        if (place / FAILED).exists() or not (place / "metrics.csv").exists():
+            print(f"left out, since it failed: {place}", flush=True)
+            continue
         config = OmegaConf.load(place / ".hydra" / "config.yaml")
         hydra = OmegaConf.load(place / ".hydra" / "hydra.yaml")
         with (place / "metrics.csv").open(newline="") as file:
@@ -178,7 +182,7 @@ def _runs(folder: Path) -> list[Run]:
 
 def _validation_line(name: str, runs: list[Run]) -> Line:
     """Validation accuracy against outer steps, mean and interval over the runs."""
-    steps = [row["step"] for row in runs[0].validation]
+    steps = [row["step"] for row in min((run.validation for run in runs), key=len)]
     points = [seed_interval([run.validation[i]["val/acc"] for run in runs]) for i in range(len(steps))]
     return Line(name.removeprefix("hw15_"), steps, [mean for mean, _ in points], [ci95 for _, ci95 in points])
 

@@ -1,6 +1,7 @@
 """A checkpoint of somebody else names what is to be built from it: nothing but ours is, unless the user agrees."""
 
 import pkgutil
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from fewshot.errors import UserError
 
 _OURS = ("fewshot.", "torch.optim.")
 _TARGET = "_target_"
+# Other keys, the environment and Hydra's own facts; what else can be asked for could make a target of text.
+_PLAIN = re.compile(r"\$\{(?:[\w.]+|oc\.env:\w+(?:,[^${}]*)?|hydra:[\w.]+)\}")
 
 
 def refuse_foreign_code(config: Any, overrides: Sequence[str], path: str, trust: Sequence[str]) -> None:
@@ -22,7 +25,7 @@ def refuse_foreign_code(config: Any, overrides: Sequence[str], path: str, trust:
     Raises:
         UserError: it names something else.
     """
-    named = [*_targets(config), *(_value(override) for override in overrides if _TARGET in override)]
+    named = [*_named(config), *(name for override in overrides for name in _of_override(override))]
     for name in named:
         if not (_ours(name) or any(name == given or name.startswith(f"{given}.") for given in trust)):
             module = name.split(".")[0]
@@ -32,30 +35,60 @@ def refuse_foreign_code(config: Any, overrides: Sequence[str], path: str, trust:
             )
 
 
-def _targets(tree: Any) -> Iterator[str]:
+def _named(tree: Any) -> Iterator[str]:
+    """What every target names, and every text that could become one."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             if key == _TARGET:
                 yield str(value)
             else:
-                yield from _targets(value)
-    elif isinstance(tree, list):
+                yield from _named(value)
+    elif isinstance(tree, list | tuple):
         for value in tree:
-            yield from _targets(value)
+            yield from _named(value)
+    elif isinstance(tree, str) and not _harmless(tree):
+        yield tree
 
 
-def _value(override: str) -> str:
-    """What an override that sets one target sets it to; of any other the whole, which nobody has agreed to."""
+def _of_override(override: str) -> Iterator[str]:
+    """What an override that sets one target sets it to; any other that could set one, whole: nobody agreed to that."""
     key, _, value = override.partition("=")
-    return value.strip("'\"") if key.endswith(f".{_TARGET}") and _TARGET not in value else override
+    if key.endswith(f".{_TARGET}") and _TARGET not in value:
+        yield value.strip("'\"")
+    elif _TARGET in override or "${" in key or not _harmless(value) or ("${" in value and "{" in _PLAIN.sub("", value)):
+        yield override
+
+
+def _harmless(text: str) -> bool:
+    return "${" not in _PLAIN.sub("", text)
 
 
 def _ours(name: str) -> bool:
-    """By where it is defined: a module's attributes are also what it has imported."""
+    """A class that configurations are made of, or a reader of images; by where it is defined, since a module's
+    attributes are also what it has imported."""
     if not name.startswith(_OURS) or not name.replace(".", "").isidentifier():
         return False
     try:
         found = pkgutil.resolve_name(name)
     except Exception:  # there is no such thing: not to be run, and told when it is built
         return True
-    return str(getattr(found, "__module__", "")).startswith(_OURS)
+    if not str(getattr(found, "__module__", "")).startswith(_OURS):
+        return False
+    return issubclass(found, _parts()) if isinstance(found, type) else _reads_images(found)
+
+
+def _parts() -> tuple[type, ...]:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from fewshot.augment import Augmentation
+    from fewshot.data.task_data import TaskData
+    from fewshot.inner_optimizers import InnerOptimizer
+
+    return (nn.Module, Optimizer, Augmentation, TaskData, InnerOptimizer)
+
+
+def _reads_images(found: Any) -> bool:
+    from fewshot.data.images import ImageSet
+
+    return getattr(found, "__annotations__", {}).get("return") is ImageSet

@@ -23,12 +23,12 @@ from fewshot.report.tables import Table
 from fewshot.runs import train
 
 
-def made_up(seed: int, scores: torch.Tensor, sha: str = "same", **settings: str) -> Run:
+def made_up(seed: int, scores: torch.Tensor, sha: str = "same", written: float = 0.0, **settings: str) -> Run:
     record = {
         "algo": settings.get("algo", "maml"), "seed": seed, "mean": scores.mean().item(), "episodes": len(scores),
         "ci95": 1.96 * scores.std().item() / math.sqrt(len(scores)), "episodes_sha256": sha, "metric": "accuracy",
     }  # fmt: skip
-    return Run(Path(f"run{seed}"), {"seed": str(seed), **settings}, record, [], scores)
+    return Run(Path(f"run{seed}"), {"seed": str(seed), **settings}, record, [], scores, written)
 
 
 def simulated(draw: torch.Generator, gap: float, episodes: int = 200) -> tuple[Group, Group]:
@@ -76,6 +76,19 @@ def test_what_differs_is_the_choice_not_all_that_comes_with_it() -> None:
     assert differing([maml, fomaml]) == ["algo"]
     assert differing([maml, fomaml, fomaml | {"algo.inner_lr": "0.1"}]) == ["algo", "algo.inner_lr"]
     assert differing([maml, maml | {"seed": "2"}]) == []
+
+
+def test_of_one_seed_the_newest_run_counts() -> None:
+    scores = torch.linspace(0, 1, 10, dtype=torch.float64)
+    runs = [made_up(1, scores, written=2.0), made_up(1, scores + 1, written=1.0), made_up(2, scores)]
+    (group,) = group_runs(runs)
+    assert [(run.seed, run.written) for run in group.runs] == [(1, 2.0), (2, 0.0)]
+
+
+def test_what_is_built_by_another_name_is_another_group() -> None:
+    adam = {"algo": "maml", "outer.optimizer._target_": "torch.optim.Adam"}
+    assert differing([adam, adam | {"outer.optimizer._target_": "torch.optim.SGD"}]) == ["outer.optimizer._target_"]
+    assert differing([adam, {"algo": "other", "outer.optimizer._target_": "torch.optim.SGD"}]) == ["algo"]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,15 @@ from fewshot.errors import UserError
 from fewshot.runs import evaluate, train
 from fewshot.trust import refuse_foreign_code
 
-OURS = ["fewshot.algorithms.maml.MAML", "fewshot.data.strokes.load_strokes", "torch.optim.Adam", "torch.optim.SGD"]
+OURS = [
+    *("fewshot.algorithms.maml.MAML", "fewshot.data.strokes.load_strokes", "torch.optim.Adam", "torch.optim.SGD"),
+    *("fewshot.outer.MetaLearner", "fewshot.data.datamodule.EpisodeData", "fewshot.augment.Affine"),
+    *("fewshot.models.conv4.Conv4", "fewshot.inner_optimizers.Adam", "fewshot.data.omniglot.load_omniglot"),
+]
 FOREIGN = [
     *("os.system", "builtins.eval", "mine.Net", "torch.load", "torch.hub.load", "hydra.utils.call"),
     *("fewshot.evaluation.subprocess.run", "fewshot.data.strokes.np.save", "torch.optim.optimizer.functools.partial"),
+    *("fewshot.precision.bfloat16_works", "fewshot.evaluation.write_json", "fewshot.checkpoint_io.AtomicCheckpointIO"),
     *("fewshot", "fewshotter.Thing", "${oc.env:NAME}", "fewshot.${oc.env:NAME}", ""),
 ]
 
@@ -35,7 +40,33 @@ def test_what_is_not_needs_a_word(name: str) -> None:
             refuse_foreign_code({"a": {"_target_": name}}, [f"model._target_={name}"], "x.ckpt", [trust])
 
 
-@pytest.mark.parametrize("override", ["+trainer.plugins=[{_target_: os.system}]", "algo={_target_: os.system}"])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        ({"_target_": "os.system"},),
+        "${oc.decode:'{_target_: os.system}'}",
+        "${oc.create:${other}}",
+        "a ${oc.env:A,${oc.env:B}} b",
+        ["${now:%Y}"],
+    ],
+)
+def test_a_value_cannot_hide_it(hidden: object) -> None:
+    with pytest.raises(UserError, match="would run"):
+        refuse_foreign_code({"data": {"source": hidden}}, [], "x.ckpt", [])
+
+
+def test_references_and_the_environment_are_fine() -> None:
+    values = ["${data.n_way}", "${.k_shot}", "${oc.env:FEWSHOT_DATA,data}/x", "${hydra:runtime.output_dir}/plots"]
+    refuse_foreign_code({"data": values}, [f"data.root={value}" for value in values], "x.ckpt", [])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("+trainer.plugins=[{_target_: os.system}]", "algo={_target_: os.system}"),
+        *("model=${oc.decode:x}", "+model._tar${oc.env:NOPE,get_}=os.system", "data.source={_tar${oc.env:X,get_}: a}"),
+    ],
+)
 def test_an_override_cannot_hide_it(override: str) -> None:
     with pytest.raises(UserError, match="would run"):
         refuse_foreign_code({}, [override], "x.ckpt", [])

@@ -94,7 +94,8 @@ def read_answers(path: Path, tasks: int, queries: int, n_way: int) -> Tensor:
     """Reads what `write_answers` wrote: (tasks, queries) int64."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-            rows = [(int(row["id"]), int(row["class"])) for row in csv.DictReader(file)]
+            found = csv.DictReader(file, restkey="class")  # a row with more fields than columns names no one class
+            rows = [(int(row["id"]), int(row["class"])) for row in found]
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is not a file of answers with columns id,class ({error})") from error
     if [identity for identity, _ in rows] != list(range(tasks * queries)):

@@ -6,6 +6,8 @@ python -m fewshot.report DIR pictures=false                        without data:
 python -m fewshot.report DIR trust=[mine]                          runs of your own learner
 """
 
+import csv
+import io
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -85,8 +87,9 @@ def _markdown(title: str, intro: str, tables: Sequence[Table], pictures: Sequenc
 
 
 def _csv(table: Table) -> str:
-    lines = [",".join(f'"{cell}"' for cell in line) for line in (table.headings, *table.rows)]
-    return "\n".join(lines) + "\n"
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([table.headings, *table.rows])
+    return file.getvalue()
 
 
 def _write(path: Path, text: str) -> None:
@@ -97,8 +100,9 @@ def _write(path: Path, text: str) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """DIR… and out=, pictures=, trust=."""
-    options = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    places = [Path(argument) for argument in arguments if "=" not in argument and not argument.startswith("-")]
+    given = [argument for argument in arguments if "=" in argument and not Path(argument).exists()]
+    options = dict(argument.split("=", 1) for argument in given)
+    places = [Path(argument) for argument in arguments if argument not in given and not argument.startswith("-")]
     if unknown := options.keys() - {"out", "pictures", "trust"}:
         raise UserError(f"{', '.join(sorted(unknown))}: the options are out=DIR, pictures=false and trust=[module]")
     if options.get("pictures", "true") not in ("true", "false"):

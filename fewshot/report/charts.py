@@ -43,6 +43,8 @@ def charts(groups: Sequence[Group], metric: str, short: str) -> dict[str, Figure
     """The figures that these groups have something to show in, by the name of their file."""
     percent = short == "acc"
     title = "mean over seeds, 95 % interval (Student) over seeds"
+    if len(groups) > _MOST_LINES:
+        title += f"; the first {_MOST_LINES} of {len(groups)} settings"
     found = {}
     for stem, x, label in (("steps", "step", "outer steps"), ("seconds", "val/seconds", "seconds of training")):
         if lines := validation_lines(groups, short, x):

@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot.checkpoints import SECTIONS, leaves
 from fewshot.errors import UserError
 
+_COMES_WITH = {"outer": "algo"}  # an algorithm may bring an optimiser of its own
 _CHOICES = ("algo", "aug", "data", "model")  # groups whose choice says more than the keys that come with it
 
 
@@ -26,6 +27,7 @@ class Run(NamedTuple):
     record: dict[str, Any]  # results.json
     log: list[dict[str, float]]  # the rows of metrics.csv, each without its empty cells
     scores: Tensor | None  # (E,) float64, of every test task in its order
+    written: float  # when, in seconds
 
     @property
     def seed(self) -> int:
@@ -79,14 +81,18 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Runs of the same settings together, whatever their seed, in the order in which they come."""
+    """Runs of the same settings together, whatever their seed, in the order in which they come.
+
+    Of several runs of one seed the newest counts: the others say nothing that it does not.
+    """
     keys = differing([run.settings for run in runs])
     groups: dict[tuple[str | None, ...], Group] = {}
     for run in runs:
         named = {key: run.settings[key] for key in keys if key in run.settings}
         groups.setdefault(tuple(map(named.get, keys)), Group(named, [])).runs.append(run)
     for group in groups.values():
-        group.runs.sort(key=lambda run: run.seed)
+        newest = {run.seed: run for run in sorted(group.runs, key=lambda run: run.written)}
+        group.runs[:] = [newest[seed] for seed in sorted(newest)]
     return list(groups.values())
 
 
@@ -95,7 +101,7 @@ def differing(settings: Sequence[dict[str, str]]) -> list[str]:
     keys = list(dict.fromkeys(key for each in settings for key in each if key != "seed"))
     found = []
     for key in keys:
-        group = key.split(".")[0]
+        group = _COMES_WITH.get(section := key.split(".")[0], section)
         if group in _CHOICES and key != group:
             by_choice: dict[str | None, set[str | None]] = {}
             for each in settings:
@@ -110,7 +116,8 @@ def differing(settings: Sequence[dict[str, str]]) -> list[str]:
 
 def _read(folder: Path) -> Run | None:
     record = json.loads((folder / "results.json").read_text())
-    if not isinstance(record.get("mean"), float):  # tasks without labels, a study of several runs
+    if not isinstance(record.get("mean"), float) or "after_each_inner_step" not in record:
+        # Tasks drawn beforehand, or a study of several runs.
         return None
     config, hydra = (OmegaConf.load(folder / ".hydra" / name) for name in ("config.yaml", "hydra.yaml"))
     choices = hydra.hydra.runtime.choices
@@ -118,8 +125,9 @@ def _read(folder: Path) -> Run | None:
     tree: Any = OmegaConf.to_container(config, resolve=False)
     for section in (*SECTIONS, "trainer"):
         values = dict(leaves(tree.get(section), section))
-        settings |= {key: str(value) for key, value in values.items() if not key.endswith("_target_")}
-    return Run(folder, settings, record, _log(folder / "metrics.csv"), _scores(folder / "episodes.csv"))
+        settings |= {key: str(value) for key, value in values.items()}
+    written = (folder / "results.json").stat().st_mtime
+    return Run(folder, settings, record, _log(folder / "metrics.csv"), _scores(folder / "episodes.csv"), written)
 
 
 def _log(path: Path) -> list[dict[str, float]]:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from fewshot import checkpoints, engine
-from fewshot.build import build_learner
+from fewshot.build import build, learner_for
 from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError
 from fewshot.figures import show_image
@@ -44,10 +44,12 @@ def answers(run: Run, trust: Sequence[str] = ()) -> Answers | None:
     path = run.record["checkpoint"] or str(run.folder / "checkpoints" / "best.ckpt")
     checkpoint = checkpoints.read(path)
     checkpoints.refuse_untrusted(checkpoint, path, trust)
-    cfg = OmegaConf.create(checkpoint[checkpoints.RECORD]["config"])
-    data, learner = build_learner(cfg)
+    stored = checkpoint[checkpoints.RECORD]["config"]  # of which the rest has not been checked
+    cfg = OmegaConf.create({k: v for k, v in stored.items() if k in checkpoints.SECTIONS or isinstance(v, str | int)})
+    data = build(cfg.data)
     if not isinstance(data, EpisodeData):
         return None
+    learner = learner_for(cfg, data.input_shape, data.kind)
     checkpoints.load_weights(learner, checkpoint, path)
     tasks, classes, answered = [], [], []
     for block in data.blocks("test")[:_BLOCKS]:
