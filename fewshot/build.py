@@ -183,9 +183,12 @@ def _refuse_other_strategy(cfg: DictConfig, trainer: Trainer) -> None:
             "devices share the tasks of a meta-batch by trainer=ddp trainer.devices=N"
         )
     by_hand = isinstance(strategy, TaskParallel) and not strategy.cluster_environment.creates_processes_externally  # type: ignore[union-attr]
-    named = any(override.startswith("hydra.run.dir=") for override in HydraConfig.get().overrides.hydra)
-    if by_hand and trainer.num_nodes > 1 and not named:
+    if by_hand and trainer.num_nodes > 1 and not _folder_is_named():
         raise UserError(
             f"trainer.num_nodes={trainer.num_nodes}, started by hand: give every node the same hydra.run.dir=DIR, "
             "or start them with torchrun or srun"
         )
+
+
+def _folder_is_named() -> bool:
+    return any(override.startswith("hydra.run.dir=") for override in HydraConfig.get().overrides.hydra)
