@@ -75,7 +75,8 @@ class MAMLPlusPlus(GradientBased):
         self.second_order_from = second_order_from
         named = dict(self.named_parameters())
         norms = norm_parameters(self)
-        self.inner_lrs = per_parameter({n: torch.full((inner_steps,), float(inner_lr)) for n in named if self.adapts(n)})
+        start = torch.full((inner_steps,), float(inner_lr))
+        self.inner_lrs = per_parameter({name: start for name in named if self.adapts(name)})
         self.norms = per_parameter({n: named[n].expand(inner_steps + 1, -1) for n in norms})
         for name in norms:  # what stands at their places is taken from `norms`
             named[name].requires_grad_(False)
