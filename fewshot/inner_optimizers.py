@@ -17,6 +17,8 @@ Params = dict[str, Tensor]
 Rates = float | Mapping[str, Tensor]  # one step size, or one for each tensor or weight, by name
 State = Any  # a tree of tensors
 
+_LARGEST_CLIP = 1e18  # its square is still a number of 32 bits
+
 
 class InnerOptimizer(ABC):
     """What turns the gradient of a support loss into a step.
@@ -29,6 +31,10 @@ class InnerOptimizer(ABC):
     def __init__(self, clip: float | None = None) -> None:
         if clip is not None and not clip > 0:
             raise UserError(f"algo.inner_optimizer.clip={clip} must be positive, or null for no clipping")
+        if clip is not None and clip > _LARGEST_CLIP:
+            raise UserError(
+                f"algo.inner_optimizer.clip={clip} must be at most {_LARGEST_CLIP:.0e}, or null for no clipping"
+            )
         self.clip = clip
 
     def step(self, params: Params, gradients: Params, state: State, lr: Rates) -> tuple[Params, State]:
