@@ -69,7 +69,9 @@ _SIMPLE = (bool, int, float, str, type(None))
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a simple type, or a list of one; what is of no simple type fits."""
+    """Whether a value is of a simple type, or a list of one, or one of several; what is of no simple type fits."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
     if get_origin(hint) in (list, tuple, Sequence):
         kinds = get_args(hint)
         fixed = get_origin(hint) is tuple and Ellipsis not in kinds
@@ -86,4 +88,6 @@ def _words(hint: Any) -> str:
     if get_origin(hint) in (list, tuple, Sequence):
         kinds = [kind for kind in get_args(hint) if kind is not Ellipsis]
         return f"a list of {f'{len(kinds)} ' if len(kinds) > 1 else ''}{kinds[0].__name__}"
-    return " or ".join("null" if kind is type(None) else kind.__name__ for kind in get_args(hint) or (hint,))
+    if kinds := get_args(hint):
+        return " or ".join(map(_words, kinds))
+    return "null" if hint is type(None) else hint.__name__

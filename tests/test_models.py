@@ -206,3 +206,11 @@ def test_batch_norm_has_the_names_and_shapes_of_the_plain_one() -> None:
     """Checkpoints of a plain network load: names and shapes are those of nn.BatchNorm2d."""
     plain = nn.BatchNorm2d(8, track_running_stats=False).state_dict()
     assert {k: v.shape for k, v in BatchNorm(8).state_dict().items()} == {k: v.shape for k, v in plain.items()}
+
+
+def test_blocks_of_four_widths() -> None:
+    """The count of convolutions, scales and shifts, and head; and what comes out."""
+    model = Conv4((1, 32, 32), 5, hidden=[2, 3, 4, 6])
+    pairs = [(1, 2), (2, 3), (3, 4), (4, 6)]
+    assert sum(p.numel() for p in model.parameters()) == sum(9 * i * o + 3 * o for i, o in pairs) + (6 * 4 + 1) * 5
+    assert model.body(torch.rand(7, 1, 32, 32)).shape == (7, 6 * 2 * 2)

@@ -24,19 +24,26 @@ class Conv4(BodyAndHead):
     Args:
         input_shape: (C, H, W) of the images, H = W; given by the data.
         n_out: outputs of the head, one per class; given by the data.
-        hidden: channels of every block.
+        hidden: channels of every block, or of each of the four.
         norm: "batch" (statistics of the batch at hand, always: results are transductive), "group" (groups
             of 8 channels), "layer" (all channels of an image) or "none".
         pooled: how many blocks halve the image, from the first on; after fewer than four the embedding is larger.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], n_out: int, *, hidden: int = 64, norm: str = "batch", pooled: int = 4
+        self,
+        input_shape: tuple[int, ...],
+        n_out: int,
+        *,
+        hidden: int | list[int] = 64,
+        norm: str = "batch",
+        pooled: int = 4,
     ) -> None:
         if len(input_shape) != 3:
             raise UserError(f"model=conv4 takes images (C, H, W), not inputs of shape {tuple(input_shape)}: model=mlp")
-        if hidden < 1:
-            raise UserError(f"model.hidden={hidden} must be at least 1")
+        channels = [hidden] * 4 if isinstance(hidden, int) else list(hidden)
+        if len(channels) != 4 or min(channels) < 1:
+            raise UserError(f"model.hidden={hidden} must be one number of at least 1, or four of them")
         if not 0 <= pooled <= 4:
             raise UserError(f"model.pooled={pooled} must be 0 to 4: there are four blocks")
         side = input_shape[-1] // 2**pooled
@@ -45,10 +52,10 @@ class Conv4(BodyAndHead):
                 f"model.pooled={pooled} halves images so often: data.image_size={input_shape[-1]} must be at least "
                 f"{2**pooled}"
             )
-        widths = [input_shape[0], hidden, hidden, hidden, hidden]
+        widths = [input_shape[0], *channels]
         blocks = (block(i, o, norm, pool=number < pooled) for number, (i, o) in enumerate(itertools.pairwise(widths)))
-        super().__init__(nn.Sequential(*blocks, nn.Flatten()), nn.Linear(hidden * side * side, n_out))
-        self.map_shape = (hidden, side, side)  # of the body's output, before it is flattened
+        super().__init__(nn.Sequential(*blocks, nn.Flatten()), nn.Linear(widths[-1] * side * side, n_out))
+        self.map_shape = (widths[-1], side, side)  # of the body's output, before it is flattened
 
 
 def block(in_channels: int, out_channels: int, norm: str, *, pool: bool = True, padding: int = 1) -> nn.Sequential:
