@@ -25,10 +25,18 @@ _WHERE = (
 _NOT_RECALLED = ("ckpt_path", "trust", "sweep", "logger", "hydra", "task_name", "test")
 
 
-def record(cfg: DictConfig, overrides: Sequence[str], input_shape: Sequence[int], n_out: int) -> dict[str, Any]:
-    """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them."""
-    config = OmegaConf.to_container(cfg, resolve=False)
-    return {"config": config, "overrides": list(overrides), "input_shape": list(input_shape), "n_out": n_out}
+def record(
+    cfg: DictConfig, overrides: Sequence[str], data: str, input_shape: Sequence[int], n_out: int
+) -> dict[str, Any]:
+    """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them.
+
+    Args:
+        overrides: as typed.
+        data: the choice of the data set.
+        input_shape, n_out: what the model sees, and how many outputs it has.
+    """
+    seen = {"data": data, "input_shape": list(input_shape), "n_out": n_out}
+    return {"config": OmegaConf.to_container(cfg, resolve=False), "overrides": list(overrides), **seen}
 
 
 def read(path: str) -> dict[str, Any]:
@@ -167,6 +175,12 @@ def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
 
 
+def typed_keys(overrides: Sequence[str], checkpoint: dict[str, Any] | None) -> list[str]:
+    """The keys and groups that were typed now, among overrides that were recalled from a checkpoint."""
+    recalled = [] if checkpoint is None else _recalled(checkpoint)
+    return [_key(override) for override in overrides if override not in recalled]
+
+
 def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
     """The run's own configuration, with what was typed now on top.
 
@@ -181,8 +195,7 @@ def restore(cfg: DictConfig, checkpoint: dict[str, Any], overrides: Sequence[str
         UserError: the checkpoint names code that is not ours, and `cfg.trust` does not.
     """
     refuse_untrusted(checkpoint, cfg.ckpt_path, cfg.trust)
-    recalled = _recalled(checkpoint)
-    typed = [_key(override) for override in overrides if override not in recalled]
+    typed = typed_keys(overrides, checkpoint)
     if "experiment" in typed:
         return cfg
     stored = OmegaConf.create(checkpoint[RECORD]["config"])

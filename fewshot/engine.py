@@ -19,6 +19,8 @@ from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
 from fewshot.tasks import Stage, TaskBatch
 
+_IMAGES = 512  # that go through the network together, where each query has the support set beside it
+
 
 def meta_backward(
     algorithm: Algorithm,
@@ -91,12 +93,20 @@ def _outcomes(algorithm: Algorithm, params: Params, chunk: TaskBatch) -> Outcome
 
 
 @torch.no_grad()
-def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", every_state: bool = False) -> Tensor:
+def evaluate(
+    algorithm: Algorithm,
+    batch: TaskBatch,
+    *,
+    stage: Stage = "test",
+    every_state: bool = False,
+    one_by_one: bool = False,
+) -> Tensor:
     """The losses and scores of T tasks, in the fitted states that `fit` goes through.
 
     Args:
         stage: whose inner steps to take.
         every_state: judge all S states (before learning first); otherwise the last one alone, S = 1.
+        one_by_one: each query is answered without the others (`predict_one_by_one`).
 
     Returns:
         (2, T, S): losses, scores.
@@ -104,9 +114,26 @@ def evaluate(algorithm: Algorithm, batch: TaskBatch, *, stage: Stage = "test", e
 
     def of(chunk: TaskBatch) -> Tensor:
         kept = _fit(algorithm, chunk, stage, every_state)
-        return torch.stack([_judge(algorithm, state, chunk) for state in kept], dim=-1)
+        return torch.stack([_judge(algorithm, state, chunk, one_by_one) for state in kept], dim=-1)
 
     return torch.cat(in_chunks(algorithm, batch, of), dim=1)
+
+
+@torch.no_grad()
+def predict_one_by_one(algorithm: Algorithm, fitted: Fitted, support_x: Tensor, query_x: Tensor) -> Tensor:
+    """Answers each query of one task as if the others were not there: (M, …) -> (M, N).
+
+    Where batch normalisation goes by the images that are shown together, these are the support set and the one
+    query (A. Nichol, J. Achiam, J. Schulman: On First-Order Meta-Learning Algorithms, 2018: without transduction).
+    """
+    if not algorithm.transductive:
+        return algorithm.predict(fitted, query_x)
+
+    def answer(query: Tensor) -> Tensor:
+        return algorithm.predict(fitted, torch.cat([support_x, query[None]]))[-1]
+
+    together = max(1, _IMAGES // (len(support_x) + 1))
+    return torch.vmap(answer, chunk_size=together)(query_x)
 
 
 @torch.no_grad()
@@ -152,15 +179,20 @@ def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool
     return torch.vmap(fit)(batch.support_x, batch.support_y)
 
 
-def _judge(algorithm: Algorithm, fitted: Fitted, batch: TaskBatch) -> Tensor:
+def _judge(algorithm: Algorithm, fitted: Fitted, batch: TaskBatch, one_by_one: bool) -> Tensor:
     """The loss and the score of each task in one fitted state: (2, T)."""
-    predictions = _predict(algorithm, fitted, batch.query_x)
+    if one_by_one:
+        rows = zip(batch.support_x, batch.query_x, strict=True)
+        answers = [predict_one_by_one(algorithm, _row(fitted, task), *x) for task, x in enumerate(rows)]
+        predictions = torch.stack(answers)
+    else:
+        predictions = _predict(algorithm, fitted, batch.query_x)
     judges = (algorithm.kind.loss, algorithm.kind.score)
     return torch.stack([torch.vmap(judge)(predictions, batch.query_y) for judge in judges])
 
 
 def _predict(algorithm: Algorithm, fitted: Fitted, query_x: Tensor) -> Tensor:
-    if query_x.is_cuda:
+    if query_x.is_cuda and not algorithm.ragged:
         return torch.vmap(algorithm.predict)(fitted, query_x)
     # One task's queries fill a CPU; vectorised, every task has weights of its own, and the grouped
     # convolution that results takes twice the time of the plain one.

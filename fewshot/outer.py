@@ -99,6 +99,7 @@ class MetaLearner(LightningModule):
         self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, 1 + 2 S), flattened: number, losses, scores
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
+        self.one_by_one = False  # True: in testing each query is answered without the others
         self.bad_tasks = BadTasks()
 
     def on_fit_start(self) -> None:
@@ -219,7 +220,9 @@ class MetaLearner(LightningModule):
         for part, every_state in ((slice(wanted), True), (slice(wanted, None), False)):
             tasks = TaskBatch(*(tensor[part] for tensor in batch))
             if len(tasks.support_y):
-                found = engine.evaluate(self.algorithm, tasks, stage=stage, every_state=every_state)  # (2, T, S)
+                found = engine.evaluate(  # (2, T, S)
+                    self.algorithm, tasks, stage=stage, every_state=every_state, one_by_one=self.one_by_one
+                )
                 self.judged.update(torch.cat([number[part, None], found[..., -1].T], 1).flatten())
                 if every_state:
                     self.curve.update(torch.cat([number[part, None], *found], 1).flatten())

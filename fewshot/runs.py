@@ -1,36 +1,34 @@
 """A run from its configuration to its record: train, evaluate, and what they leave in the run folder."""
 
 import sys
-import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from fewshot import checkpoints, figures
+from fewshot import checkpoints
 from fewshot.answers import answer
 from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, refuse_other_ways, settle
-from fewshot.calibration import calibration
 from fewshot.data.datamodule import EpisodeData
+from fewshot.data.omniglot import SIDE
+from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
-from fewshot.evaluation import circumstances, interval, state_curve, summary, write_episodes, write_json
-from fewshot.order_effect import order_effect
+from fewshot.evaluation import write_json
 from fewshot.outer import MetaLearner
-from fewshot.preemption import EXIT_CODE
+from fewshot.protocols import RUNS, follow
 from fewshot.run_folder import clear_up, refuse_full_disk, tested
 from fewshot.run_record import RunRecord, train_seconds
 from fewshot.strategy import processes_of_a_job
 from fewshot.tasks import Classification
-from fewshot.wandb_record import log_test
+from fewshot.testing import Tested, run, say, score
 
 
 @processes_of_a_job()
@@ -52,11 +50,14 @@ def train(cfg: DictConfig) -> float:
         if checkpoint is not None and HydraConfig.get().mode == RunMode.MULTIRUN and typed == checkpoints.LAST:
             checkpoints.refuse_other_settings(cfg, checkpoint, folder)
         elif checkpoint is not None:
-            cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
+            cfg = checkpoints.restore(cfg, checkpoint, _overrides())
+        if cfg.protocol == RUNS:
+            raise UserError(f"protocol={RUNS} is for evaluate.py: nothing may be chosen by it")
+        cfg = follow(cfg, checkpoints.typed_keys(_overrides(), checkpoint))
         if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
             value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
             if not cfg.test or tested(folder, checkpoint["global_step"]):
-                _say(f"finished before: {folder}")
+                say(f"finished before: {folder}")
             else:
                 _finish(cfg, folder, checkpoint, str(path))
         else:
@@ -76,22 +77,25 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     if checkpoint is not None:
         checkpoints.load_weights(learner, checkpoint, str(path))
         checkpoints.refuse_other_optimizer(learner, checkpoint, str(path))
-    overrides = list(HydraConfig.get().overrides.task)
-    known = checkpoints.record(cfg, overrides, data.input_shape, data.kind.outputs("train"))
+    overrides = _overrides()
+    chosen = HydraConfig.get().runtime.choices["data"]
+    known = checkpoints.record(cfg, overrides, chosen, data.input_shape, data.kind.outputs("train"))
     record = RunRecord(known, train_seconds(checkpoint))
     loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
     trainer = build_trainer(cfg, loggers, [*(build(node) for node in cfg.callbacks.values()), record])
     data.refuse_uneven_shares(trainer.world_size)
     if isinstance(data, EpisodeData) and trainer.is_global_zero:
         write_json(folder / "classes.json", {"split": cfg.data.split} | data.class_lists())
-    _run(trainer.fit, learner, datamodule=data, ckpt_path=path, weights_only=True)
+    data.sealed = True
+    run(trainer.fit, learner, datamodule=data, ckpt_path=path, weights_only=True)
+    data.sealed = False
     best = trainer.checkpoint_callback
     assert isinstance(best, ModelCheckpoint)
     if cfg.test:
         scored = best.best_model_path
         checkpoints.load_weights(learner, checkpoints.read(scored), scored)
-        done = {"train_steps": trainer.global_step, "train_seconds": record.seconds}
-        _test(cfg, folder, trainer, learner, data=data, checkpoint=scored, training=done)
+        origin = Tested(scored, known["data"], trainer.global_step, record.seconds)
+        score(cfg, folder, trainer, learner, data=data, origin=origin)
     return float(best.best_model_score)  # type: ignore[arg-type]
 
 
@@ -101,8 +105,8 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     best = str(Path(path).with_name("best.ckpt"))
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
-    done = {"train_steps": checkpoint["global_step"], "train_seconds": train_seconds(checkpoint)}
-    _test(cfg, folder, trainer, learner, data=data, checkpoint=best, training=done)
+    origin = Tested(best, _trained_on(checkpoint), checkpoint["global_step"], train_seconds(checkpoint))
+    score(cfg, folder, trainer, learner, data=data, origin=origin)
 
 
 @processes_of_a_job()
@@ -114,45 +118,83 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     folder, status = Path(HydraConfig.get().runtime.output_dir), 1
     try:
-        if cfg.ckpt_path:
-            checkpoint = checkpoints.read(cfg.ckpt_path)
-            cfg = checkpoints.restore(cfg, checkpoint, list(HydraConfig.get().overrides.task))
+        checkpoint = checkpoints.read(cfg.ckpt_path) if cfg.ckpt_path else None
+        typed = checkpoints.typed_keys(_overrides(), checkpoint)
+        if checkpoint is not None:
+            cfg = checkpoints.restore(cfg, checkpoint, _overrides())
+        cfg = follow(cfg, typed)
         if cfg.labels and not cfg.tasks_dir:
             raise UserError(f"labels={cfg.labels} are answers to the tasks of a folder: name it with tasks_dir=DIR")
-        if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
-            settle()
-            if "n_way" not in cfg.data:
-                raise UserError(f"tasks_dir={cfg.tasks_dir} holds images of classes: data={cfg.data._target_} has none")
-            known = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
-            if cfg.ckpt_path:
-                known = {key: checkpoint[checkpoints.RECORD][key] for key in known}
-            learner = learner_for(cfg, known["input_shape"], Classification(cfg.data.n_way, known["n_out"]))
-            refuse_other_ways(learner.algorithm)
-            score = partial(answer, cfg, folder, input_shape=known["input_shape"])
-        else:
-            data, learner = build_learner(cfg)
-            score = partial(_test, cfg, folder, data=data, checkpoint=cfg.ckpt_path)
-        if cfg.ckpt_path:
+        learner, scored = _what_is_scored(cfg, folder, checkpoint, typed)
+        if checkpoint is not None:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path, leave_statistics=True)
         elif any(p.requires_grad for p in learner.parameters()):
             raise UserError(
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
         trainer = build_trainer(cfg, build_loggers(cfg), [build(cfg.callbacks.progress)])
-        found = score(trainer, learner)
+        found = scored(trainer, learner)
         status = 0
         return found
     finally:
         _close_wandb(status)
 
 
-def _run(verb: Any, *arguments: Any, **options: Any) -> Any:
-    try:
-        return verb(*arguments, **options)
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-    except SIGTERMException as end:  # in a test; it would end the process with code 0
-        raise SystemExit(EXIT_CODE) from end
+def _what_is_scored(
+    cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, typed: Sequence[str]
+) -> tuple[MetaLearner, Callable[[Trainer, MetaLearner], dict[str, Any]]]:
+    """The learner, without its weights, and what scores it: on tasks of a folder, the official runs, or drawn ones."""
+    known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
+    if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
+        settle()
+        if "n_way" not in cfg.data:
+            raise UserError(f"tasks_dir={cfg.tasks_dir} holds images of classes: data={cfg.data._target_} has none")
+        given = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
+        input_shape, n_out = (given[key] if known is None else known[key] for key in ("input_shape", "n_out"))
+        learner = learner_for(cfg, input_shape, Classification(cfg.data.n_way, n_out))
+        refuse_other_ways(learner.algorithm)
+        return learner, partial(answer, cfg, folder, input_shape=input_shape)
+    official = cfg.protocol == RUNS
+    data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg)
+    trained_on = None if checkpoint is None else _trained_on(checkpoint)
+    return learner, partial(score, cfg, folder, data=data, origin=Tested(cfg.ckpt_path, trained_on))
+
+
+def _official_runs(cfg: DictConfig, known: dict[str, Any] | None, typed: Sequence[str]) -> tuple[TaskData, MetaLearner]:
+    """The benchmark, at the learner's size of image (the scans' where nothing was trained), and the learner."""
+    settle()
+    scanned = known is None and "data.image_size" not in typed
+    data = OmniglotRuns(
+        cfg.data.root,
+        image_size=SIDE if scanned else cfg.data.image_size,
+        train_outputs=None if known is None else known["n_out"],
+    )
+    if known is not None:
+        stored = OmegaConf.create(known["config"])
+        stored.data.root = cfg.data.root
+        trained = build(stored.data)
+        trained.setup()
+        if isinstance(trained, EpisodeData):
+            assert trained.image_set is not None
+            data.refuse_spoiled(trained.image_set, trained.classes["train"] + trained.classes["val"])
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    learner = learner_for(cfg, data.input_shape, data.kind)
+    refuse_other_ways(learner.algorithm)
+    return data, learner
+
+
+def _trained_on(checkpoint: dict[str, Any]) -> str:
+    """The name of the data set; of a checkpoint that does not tell, that of what reads it."""
+    known = checkpoint[checkpoints.RECORD]
+    if "data" in known:
+        return known["data"]
+    data = known["config"]["data"]
+    return data.get("source", data)["_target_"].rsplit(".", 1)[-1].removeprefix("load_")
+
+
+def _overrides() -> list[str]:
+    """As typed and recalled."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)  # type: ignore[return-value]
 
 
 def _refuse_untrainable(learner: MetaLearner) -> None:
@@ -175,54 +217,6 @@ def _trained(checkpoint: dict[str, Any], cfg: DictConfig, again: bool) -> bool:
         f"ckpt_path={cfg.ckpt_path} stands at step {checkpoint['global_step']} of trainer.max_steps="
         f"{cfg.trainer.max_steps}: nothing is left to train; raise trainer.max_steps, or use evaluate.py"
     )
-
-
-def _test(
-    cfg: DictConfig,
-    folder: Path,
-    trainer: Trainer,
-    learner: MetaLearner,
-    *,
-    data: TaskData,
-    checkpoint: str | None,
-    training: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Scores the learner on the test tasks; the first process writes results.json and plots/, prints the line."""
-    started = time.perf_counter()
-    _run(trainer.test, learner, datamodule=data, verbose=False)
-    if not trainer.is_global_zero:
-        return {}
-    evaluated, algorithm = learner.evaluated, learner.algorithm
-    assert evaluated is not None
-    mean, ci95 = interval(evaluated.scores)
-    algo = HydraConfig.get().runtime.choices["algo"]
-    found = (
-        circumstances(algo, algorithm, cfg.seed, checkpoint)
-        | {
-            "data": HydraConfig.get().runtime.choices["data"],
-            **data.record(),
-            "mean": mean,
-            "ci95": ci95,
-            "loss": evaluated.losses.mean().item(),
-            "episodes": len(evaluated.scores),
-            "episodes_sha256": data.episodes_sha256("test"),
-            "after_each_inner_step": state_curve(evaluated),
-            "seconds": time.perf_counter() - started,
-        }
-        | (training or {"train_steps": None, "train_seconds": None})
-    )
-    found |= calibration(algorithm, data) | order_effect(algorithm, data)
-    figures.write_plots(folder / "plots", found, data, algorithm)
-    log_test(trainer.loggers, found, evaluated, folder / "plots")
-    write_episodes(folder / "episodes.csv", evaluated)
-    write_json(folder / "results.json", found)
-    _say(f"{summary(data.task_name, found)}\nrun: {folder}")
-    return found
-
-
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _close_wandb(status: int) -> None:

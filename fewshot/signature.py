@@ -88,6 +88,6 @@ def _words(hint: Any) -> str:
     if get_origin(hint) in (list, tuple, Sequence):
         kinds = [kind for kind in get_args(hint) if kind is not Ellipsis]
         return f"a list of {f'{len(kinds)} ' if len(kinds) > 1 else ''}{kinds[0].__name__}"
-    if kinds := get_args(hint):
-        return " or ".join(map(_words, kinds))
+    if get_args(hint):
+        return " or ".join(map(_words, get_args(hint)))
     return "null" if hint is type(None) else hint.__name__

@@ -89,7 +89,7 @@ def omniglot_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     if not (REAL_OMNIGLOT / "images_background.zip").exists():
         pytest.skip("no Omniglot beside the checkout: set FEWSHOT_OMNIGLOT to its folder to run this test")
     root = tmp_path_factory.mktemp("omniglot")
-    for archive in ("images_background.zip", "images_evaluation.zip"):
+    for archive in ("images_background.zip", "images_evaluation.zip", "all_runs.zip"):
         (root / archive).symlink_to(REAL_OMNIGLOT / archive)
     return str(root)
 

@@ -70,7 +70,7 @@ def test_labels_and_places_say_nothing_about_classes() -> None:
 
 
 def test_distinct_is_uniform_over_ordered_choices() -> None:
-    chosen = _distinct(np.random.default_rng(0), 24_000, 4, 3)
+    chosen = _distinct(np.random.default_rng(0), np.full(24_000, 4), 3)
     _, counts = np.unique(chosen, axis=0, return_counts=True)
     assert len(counts) == 24
     assert counts.min() > 850
@@ -233,3 +233,52 @@ def test_a_class_with_too_few_images_is_named() -> None:
         check_shape(TaskShape(3, 1, 15), "val", counts)
     with pytest.raises(UserError, match=r"data.train_k_shot=7 \+ data.q_query=1 = 8 .* class owl has 7 \(1 of the 4"):
         check_shape(TaskShape(3, 7, 1), "train", counts)
+
+
+def test_classes_of_one_alphabet_share_a_task_and_all_alphabets_come_as_often() -> None:
+    groups = [[0, 1, 2], [3, 4, 5, 6, 7], [8, 9, 10, 11]]
+    index = draw_tasks(generator(0, "train", 0), 6000, list(range(12)), [20] * 12, TaskShape(3, 1, 2), groups=groups)
+    classes = index.query_i // 20
+    alphabet = torch.tensor([0] * 3 + [1] * 5 + [2] * 4)[classes]
+    assert (alphabet == alphabet[:, :1]).all()
+    assert all(len(row.unique()) == 3 for row in classes[:100])
+    shares = alphabet[:, 0].bincount() / 6000
+    assert (shares - 1 / 3).abs().max() < 0.03
+    of_second = classes[alphabet[:, 0] == 1].flatten().bincount(minlength=8)[3:8].float()
+    assert (of_second / of_second.sum() - 0.2).abs().max() < 0.02
+
+
+def test_within_alphabet_holds_in_training_and_evaluation_and_is_recorded(compose_cfg: Compose) -> None:
+    data = make_data(compose_cfg, "data.within_alphabet=true", "data.n_way=4")
+    assert data.image_set is not None
+    alphabet = [name.rsplit("/")[0] for name in data.image_set.names]
+    for split in ("train", "val", "test"):
+        tasks = data.draw(split, 0).tasks
+        for row in data.class_of(tasks.query_i):
+            assert len({alphabet[number] for number in row.tolist()}) == 1
+            assert len(set(row.tolist())) == 4
+    assert data.record()["within_alphabet"] is True
+    assert data.task_name == "4-way 1-shot within alphabets"
+    assert data.episodes_sha256("test") != make_data(compose_cfg, "data.n_way=4").episodes_sha256("test")
+
+
+def test_a_turned_alphabet_is_one_of_its_own(compose_cfg: Compose) -> None:
+    data = make_data(compose_cfg, "data.within_alphabet=true", "data.quarter_turns=true")
+    assert data.image_set is not None
+    names = data.image_set.names
+    for row in data.class_of(data.draw("train", 0).tasks.support_i):
+        assert len({names[number].rsplit(" ", 1)[1] for number in row.tolist()}) == 1
+
+
+def test_more_ways_than_the_largest_alphabet_has_are_refused(compose_cfg: Compose) -> None:
+    with pytest.raises(UserError, match=r"data.train_n_way=11, but the largest group of split 'train', .* has 10 "):
+        make_data(compose_cfg, "data.within_alphabet=true", "data.train_n_way=11")
+
+
+def test_test_tasks_are_sealed_while_training(compose_cfg: Compose) -> None:
+    data = make_data(compose_cfg)
+    data.sealed = True
+    data.draw("val", 0)
+    for asked in (lambda: data.task_batch("test", 0), lambda: data.episodes_sha256("test"), data.example):
+        with pytest.raises(RuntimeError, match="before training has ended"):
+            asked()

@@ -39,6 +39,7 @@ class Algorithm(nn.Module, ABC):
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
     ordered: bool = False  # True: reads the support set one after the other; its order matters
     recompute: bool = False  # True: what happens inside inner steps is computed again, not kept; the outer loop sets it
+    ragged: bool = False  # True: how much it computes depends on what images show, so that tasks go one by one
     anneals: bool = False  # True: what it computes changes with `outer_step`
     outer_step: int = 0  # meta-updates done so far; the outer loop sets it before each
 

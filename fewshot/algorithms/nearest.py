@@ -15,9 +15,9 @@ from fewshot.tasks import Stage, TaskKind
 
 
 class Nearest(Algorithm):
-    """Nearest neighbour by cosine, of raw pixels or of what a random network makes of them; nothing is trained.
+    """Nearest neighbour, of raw pixels or of what a random network makes of them; nothing is trained.
 
-    The "Pixels, cosine" row of O. Vinyals et al.: Matching Networks for One Shot Learning, NIPS 2016,
+    By cosine the "Pixels, cosine" row of O. Vinyals et al.: Matching Networks for One Shot Learning, NIPS 2016,
     https://arxiv.org/abs/1606.04080 (41.7 % on Omniglot 5-way 1-shot). The random network says how much of a result
     is the architecture's.
 
@@ -25,6 +25,7 @@ class Nearest(Algorithm):
         model: its body, as it starts, is the random network; unused with pixels.
         kind: the task kind, which gives the score.
         space: "pixels" or "network".
+        distance: "cosine" or "euclidean".
         task_chunk: tasks answered together; None: all; "auto": as many as memory holds.
     """
 
@@ -32,28 +33,39 @@ class Nearest(Algorithm):
     any_way = True
 
     def __init__(
-        self, model: nn.Module, kind: TaskKind, *, space: str = "pixels", task_chunk: int | str | None = None
+        self,
+        model: nn.Module,
+        kind: TaskKind,
+        *,
+        space: str = "pixels",
+        distance: str = "cosine",
+        task_chunk: int | str | None = None,
     ) -> None:
         super().__init__()
         if space not in ("pixels", "network"):
             raise UserError(f"algo.space={space} is not one of pixels, network")
+        if distance not in ("cosine", "euclidean"):
+            raise UserError(f"algo.distance={distance} is not one of cosine, euclidean")
         body = parts(model, type(self).__name__)[0] if space == "network" else nn.Identity()
         self.body = body.requires_grad_(False)
+        self.distance = distance
         self.kind = kind
         self.task_chunk = task_chunk
 
     def forward(self, x: Tensor) -> Tensor:
-        """Directions: (M, …) -> (M, D), of length 1."""
-        return F.normalize(self.body(x).flatten(1), dim=-1)
+        """Places: (M, …) -> (M, D), of length 1 where directions are compared."""
+        places = self.body(x).flatten(1)
+        return F.normalize(places, dim=-1) if self.distance == "cosine" else places
 
     def fit(
         self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test"
     ) -> Iterator[tuple[Params, Tensor, Tensor]]:
-        """Remembers the support set: directions of its images (N*K, D), and whose each is (N*K, N)."""
+        """Remembers the support set: places of its images (N*K, D), and whose each is (N*K, N)."""
         yield params, functional_call(self, params, (support_x,)), self.kind.encode(support_y, stage)
 
     def predict(self, fitted: tuple[Params, Tensor, Tensor], query_x: Tensor) -> Tensor:
-        """For every query and class, the largest cosine to a support image of that class: (M, N)."""
-        params, directions, classes = fitted
-        cosine = functional_call(self, params, (query_x,)) @ directions.T  # (M, N*K)
-        return cosine[:, None, :].masked_fill(classes.mT == 0, -torch.inf).amax(-1)
+        """For every query and class, the cosine, or minus the distance, to its nearest support image: (M, N)."""
+        params, places, classes = fitted
+        queries = functional_call(self, params, (query_x,))
+        near = queries @ places.T if self.distance == "cosine" else -torch.cdist(queries, places)  # (M, N*K)
+        return near[:, None, :].masked_fill(classes.mT == 0, -torch.inf).amax(-1)

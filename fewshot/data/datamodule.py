@@ -1,6 +1,6 @@
 """Episodes of images: tasks of any image source, drawn by index and gathered on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,13 +10,14 @@ from fewshot.augment import Augmentation, maps_tensor, warp
 from fewshot.data.episodes import (
     TaskIndex,
     TaskShape,
+    check_groups,
     check_shape,
     draw_tasks,
     episodes_sha256,
     evaluation_block,
     generator,
 )
-from fewshot.data.images import ImageSet, quarter_turned
+from fewshot.data.images import ImageSet, grouped, quarter_turned
 from fewshot.data.splits import Split, class_lists, split_classes
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
@@ -43,6 +44,9 @@ class EpisodeData(TaskData):
         split: name of the rule that divides the classes (`fewshot.data.splits`).
         quarter_turns: every class turned by 90°, 180° and 270° is three more classes, in all splits; those of one class
             are in the same split, and may be in the same task (Snell et al. 2017).
+        within_alphabet: the classes of a task are of one alphabet (the group of their names), and every alphabet that
+            has enough is as likely as any other (Lake et al. 2015); in training and in evaluation. Quarter-turned
+            alphabets are alphabets of their own.
         num_classes: use only the first so many training classes (before they are turned); None: all.
         fixed_labels: in training a class has one label in all tasks, its place among the training classes;
             False: its place in the task. For learners that train a classifier of fixed classes.
@@ -62,6 +66,7 @@ class EpisodeData(TaskData):
         image_size: int,
         split: str,
         quarter_turns: bool = False,
+        within_alphabet: bool = False,
         num_classes: int | None,
         fixed_labels: bool = False,
         n_way: int,
@@ -98,6 +103,7 @@ class EpisodeData(TaskData):
         self.image_size = image_size
         self.split_name = split
         self.quarter_turns = quarter_turns
+        self.within_alphabet = within_alphabet
         self.num_classes = num_classes
         self.fixed_labels = fixed_labels
         self.train_shape = TaskShape(train_n_way, train_k_shot, q_query)
@@ -105,6 +111,7 @@ class EpisodeData(TaskData):
         self.augmentation = augmentation
         self.image_set: ImageSet | None = None
         self.classes: Split = {}
+        self._groups: dict[str, list[Sequence[int]]] = {}  # places in `classes` of those that share a task
         self._on_device: Tensor | None = None  # (images, C, H, W) uint8, where the last batch was
 
     def setup(self, stage: str | None = None) -> None:
@@ -127,6 +134,8 @@ class EpisodeData(TaskData):
         for name, listed in classes.items():
             shape = self.train_shape if name == "train" else self.eval_shape
             check_shape(shape, name, {image_set.names[i]: image_set.counts[i] for i in listed})
+            if self.within_alphabet:
+                self._groups[name] = check_groups(shape, name, grouped([image_set.names[i] for i in listed]))
         self.image_set, self.classes = image_set, classes
 
     @property
@@ -143,12 +152,14 @@ class EpisodeData(TaskData):
 
     @property
     def task_name(self) -> str:
-        """ "5-way 1-shot"."""
-        return f"{self.eval_shape.n_way}-way {self.eval_shape.k_shot}-shot"
+        """ "5-way 1-shot", "20-way 1-shot within alphabets"."""
+        shape = f"{self.eval_shape.n_way}-way {self.eval_shape.k_shot}-shot"
+        return f"{shape} within alphabets" if self.within_alphabet else shape
 
     def record(self) -> dict[str, Any]:
         """Split, shape, and the sha256 of every split's list of classes (turned ones have names of their own)."""
-        known = {"split": self.split_name, "quarter_turns": self.quarter_turns, **self.eval_shape._asdict()}
+        rules = {"split": self.split_name, "quarter_turns": self.quarter_turns, "within_alphabet": self.within_alphabet}
+        known = rules | self.eval_shape._asdict()
         return known | {"classes_sha256": {split: listed["sha256"] for split, listed in self.class_lists().items()}}
 
     def class_lists(self) -> dict[str, dict[str, object]]:
@@ -162,14 +173,23 @@ class EpisodeData(TaskData):
             images.images, images.names, [self.draw(split, block).tasks for block in self.blocks(split)]
         )
 
-    def draw(self, split: str, step: int) -> DrawnTasks:
+    def drawn(self, split: str, step: int) -> DrawnTasks:
         """Which images, and how they are warped."""
         counts, classes = self._images().counts, self.classes[split]
+        groups = self._groups.get(split)
         if split != "train":
-            block = evaluation_block(self.eval_seed, split, step, classes, counts, self.eval_shape)
+            block = evaluation_block(self.eval_seed, split, step, classes, counts, self.eval_shape, groups)
             return DrawnTasks(TaskIndex(*(tensor[: self.block_size(split, step)] for tensor in block)), None)
         rng = generator(self.seed, split, step)
-        index = draw_tasks(rng, self.meta_batch_size, classes, counts, self.train_shape, fixed_labels=self.fixed_labels)
+        index = draw_tasks(
+            rng,
+            self.meta_batch_size,
+            classes,
+            counts,
+            self.train_shape,
+            groups=groups,
+            fixed_labels=self.fixed_labels,
+        )
         labels = torch.cat([index.support_y, index.query_y], dim=1).numpy()
         return DrawnTasks(index, maps_tensor(self.augmentation.draw(generator(self.seed, split, step, 1), labels)))
 

@@ -5,6 +5,7 @@ order. Nothing here touches an image, so a draw costs a fraction of a millisecon
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -60,6 +61,19 @@ def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int]) -> None
         )
 
 
+def check_groups(shape: TaskShape, split: str, groups: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
+    """The groups of classes that can fill a task; refuses a split without any. `groups` has the classes of each."""
+    enough = [members for members in groups.values() if len(members) >= shape.n_way]
+    if not enough:
+        largest = max(groups, key=lambda name: len(groups[name]))
+        ways = "train_n_way" if split == "train" else "n_way"
+        raise UserError(
+            f"data.within_alphabet=true, data.{ways}={shape.n_way}, but the largest group of split '{split}', "
+            f"{largest}, has {len(groups[largest])} classes: lower data.{ways}, or set data.within_alphabet=false"
+        )
+    return enough
+
+
 def generator(seed: int, split: str, step: int, purpose: int = 0) -> np.random.Generator:
     """The random stream of one step of one split; `purpose` 0 draws tasks, 1 their augmentation."""
     return np.random.default_rng((seed, _STREAMS[split], step, purpose))
@@ -72,6 +86,7 @@ def draw_tasks(
     counts: Sequence[int],
     shape: TaskShape,
     *,
+    groups: Sequence[Sequence[int]] | None = None,
     fixed_labels: bool = False,
 ) -> TaskIndex:
     """Draws tasks: distinct classes in random order, then distinct images of each.
@@ -84,9 +99,17 @@ def draw_tasks(
         tasks: T.
         classes: numbers of the classes to draw from.
         counts: images of every class of the data set; those of `classes` have k_shot + q_query or more.
+        groups: places among `classes`, n_way or more in each: a task's classes are of one group, and every group is
+            as likely as any other. None: they are of all.
     """
     n_way, k_shot, q_query = shape
-    places = _distinct(rng, tasks, len(classes), n_way)  # (T, N)
+    if groups is None:
+        places = _distinct(rng, np.full(tasks, len(classes)), n_way)  # (T, N)
+    else:
+        members = np.array(list(itertools.zip_longest(*groups, fillvalue=-1))).T  # (groups, the largest's classes)
+        group = rng.integers(len(groups), size=tasks)
+        within = _distinct(rng, np.array([len(each) for each in groups])[group], n_way)
+        places = members[group[:, None], within]
     own, sizes = np.asarray(classes), np.asarray(counts)
     chosen = own[places]
     keys = rng.random((tasks, n_way, sizes[own].max()))
@@ -100,10 +123,16 @@ def draw_tasks(
 
 
 def evaluation_block(
-    seed: int, split: str, block: int, classes: Sequence[int], counts: Sequence[int], shape: TaskShape
+    seed: int,
+    split: str,
+    block: int,
+    classes: Sequence[int],
+    counts: Sequence[int],
+    shape: TaskShape,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> TaskIndex:
     """The fixed evaluation tasks `block * BLOCK` … of a split."""
-    return draw_tasks(generator(seed, split, block), BLOCK, classes, counts, shape)
+    return draw_tasks(generator(seed, split, block), BLOCK, classes, counts, shape, groups=groups)
 
 
 def episodes_sha256(images: Tensor, names: Sequence[str], tasks: Sequence[TaskIndex]) -> str:
@@ -117,11 +146,12 @@ def episodes_sha256(images: Tensor, names: Sequence[str], tasks: Sequence[TaskIn
     return digest.hexdigest()
 
 
-def _distinct(rng: np.random.Generator, tasks: int, total: int, count: int) -> NDArray[np.int64]:
-    """`count` distinct numbers below `total` in random order, per task: (T, count). Floyd's algorithm."""
+def _distinct(rng: np.random.Generator, totals: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` distinct numbers below a task's total, in random order: (T,) -> (T, count). Floyd's algorithm."""
+    tasks = len(totals)
     chosen = np.empty((tasks, count), dtype=np.int64)
     for place in range(count):
-        top = total - count + place
+        top = totals - count + place
         draw = (rng.random(tasks) * (top + 1)).astype(np.int64)
         taken = (chosen[:, :place] == draw[:, None]).any(1)
         chosen[:, place] = np.where(taken, top, draw)

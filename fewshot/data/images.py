@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+_TURN = re.compile(r" (?:0|90|180|270)°$")  # of a class's name, by `quarter_turned`
 _LAYOUT = 2  # of packed files; those without a number had no counts
 
 
@@ -39,6 +41,15 @@ class ImageSet:
         """The images of one class: (its count, C, H, W)."""
         start = sum(self.counts[:number])
         return self.images[start : start + self.counts[number]]
+
+
+def grouped(names: Sequence[str]) -> dict[str, list[int]]:
+    """The places of the classes of each group; a group's quarter-turn is a group of its own."""
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        group, turn = name.rpartition("/")[0], _TURN.search(name)
+        groups.setdefault(group + (turn[0] if turn else ""), []).append(place)
+    return groups
 
 
 def quarter_turned(image_set: ImageSet) -> ImageSet:

@@ -103,7 +103,7 @@ def _decode(places: dict[str, Path], image_size: int) -> ImageSet:
         log.info("decoding %s (once; the result is packed beside it)", place)
         drawings = defaultdict(list)
         for name, image in _members(place):
-            drawings[name].append(_shrink(image, image_size, place))
+            drawings[name].append(shrink(image, image_size, place))
         uneven = [f"{name} has {len(d)}" for name, d in drawings.items() if len(d) != DRAWINGS]
         if len(drawings) != CHARACTERS[part] or uneven:
             raise UserError(
@@ -134,7 +134,7 @@ def _members(place: Path) -> Iterator[tuple[str, Image.Image]]:
         raise _damaged(place, error) from error
 
 
-def _shrink(image: Image.Image, image_size: int, place: Path) -> np.ndarray:
+def shrink(image: Image.Image, image_size: int, place: Path) -> np.ndarray:
     if image.size != (SIDE, SIDE):
         raise UserError(
             f"{place} holds an image of {image.size[0]}×{image.size[1]} pixels, Omniglot's have {SIDE}×{SIDE}"

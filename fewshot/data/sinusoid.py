@@ -94,7 +94,7 @@ class SinusoidData(TaskData):
             "ranges": {name: list(getattr(self, name)) for name in ("amplitude", "phase", "x")},
         }
 
-    def draw(self, split: str, step: int) -> TaskBatch:
+    def drawn(self, split: str, step: int) -> TaskBatch:
         """The points of a meta-batch, or of a block of the fixed tasks."""
         rng, tasks, queries = generator(self.seed, split, step), self.meta_batch_size, self.q_query
         if split != "train":

@@ -30,6 +30,7 @@ class TaskData(LightningDataModule, ABC):
         num_workers: processes that draw; 0 draws in the main one, which costs little.
     """
 
+    sealed = False  # True: no test task may be drawn; so while a learner is trained and chosen
     fixed_labels = False  # True: in training a class has the same label in every task
 
     def __init__(
@@ -83,9 +84,19 @@ class TaskData(LightningDataModule, ABC):
     def record(self) -> dict[str, Any]:
         """What results.json says of the tasks: split, n_way, k_shot, q_query, fingerprints of classes."""
 
-    @abstractmethod
     def draw(self, split: str, step: int) -> Any:
-        """What is drawn for one outer step ("train"), or for one block of the fixed tasks ("val", "test")."""
+        """What is drawn for one outer step ("train"), or for one block of the fixed tasks ("val", "test").
+
+        Raises:
+            RuntimeError: of the test split, while it is sealed.
+        """
+        if split == "test" and self.sealed:
+            raise RuntimeError("test tasks were asked for before training has ended: nothing may be chosen by them")
+        return self.drawn(split, step)
+
+    @abstractmethod
+    def drawn(self, split: str, step: int) -> Any:
+        """The same, for those that may draw it."""
 
     @abstractmethod
     def gather(self, drawn: Any) -> TaskBatch:

@@ -31,6 +31,7 @@ class RunningStatistics(nn.Module):
                 f"algo.running_momentum={momentum} must be above 0 and at most 1, or null for no running statistics"
             )
         self.momentum = momentum
+        self.muted = False  # True: as if nothing were kept; evaluation asks for it, to tell both numbers
         self._buffer_of: dict[str, str] = {}  # mean or variance of a layer, by its name -> buffer (rows, C)
         if momentum is None:
             return
@@ -42,11 +43,13 @@ class RunningStatistics(nn.Module):
                     self.register_buffer(buffer, start(rows, layer.num_features))
 
     def __len__(self) -> int:
-        """Averages that are kept; 0 for a network without such layers."""
-        return len(self._buffer_of)
+        """Averages that are gone by; 0 for a network without such layers."""
+        return 0 if self.muted else len(self._buffer_of)
 
     def row(self, number: int) -> Params:
         """What a state's layers go by, each (C,): put it beside the parameters of `torch.func.functional_call`."""
+        if self.muted:
+            return {}
         return {name: self.get_buffer(buffer)[number] for name, buffer in self._buffer_of.items()}
 
     def table(self, seen: list[dict[str, tuple[Tensor, Tensor]]]) -> dict[str, Tensor]:
