@@ -1,9 +1,12 @@
 """Shared by all tests: the real configuration, made small; data that is drawn or decoded once."""
 
 import os
+import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from fewshot.algorithms.maml import MAML
+from fewshot.data import cifar, miniimagenet
+from fewshot.data.published import CIFAR100, MINIIMAGENET, SUPERCLASSES
 from fewshot.models.conv4 import Conv4
 from fewshot.tasks import Classification, TaskBatch
 
@@ -130,6 +135,82 @@ def make_image_folder(root: Path) -> Path:
 def image_folder(tmp_path: Path) -> Path:
     """What `make_image_folder` makes, in a folder of this test's own."""
     return make_image_folder(tmp_path / "images")
+
+
+def by_python2(content: dict[str, Any]) -> bytes:
+    """A pickle as Python 2 and numpy 1 wrote it, byte for byte: of text, whole numbers, lists, dictionaries, uint8."""
+
+    def packed(value: Any) -> bytes:
+        match value:
+            case str():
+                return b"U" + bytes([len(value)]) + value.encode()
+            case int():
+                return b"J" + struct.pack("<i", value)
+            case list():
+                return b"](" + b"".join(map(packed, value)) + b"e"
+            case dict():
+                return b"}(" + b"".join(packed(each) for pair in value.items() for each in pair) + b"u"
+        made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        shape = b"(" + b"".join(map(packed, value.shape)) + b"t"
+        return made + b"(K\x01" + shape + kind + b"\x89T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"
+
+    return b"\x80\x02" + packed(content) + b"."
+
+
+PER_CLASS = 20  # images of a class in the two made sets below; a task of one shot takes 16
+
+
+def cifar_file(number: int, per_class: int) -> dict[str, Any]:
+    """What a file of CIFAR-100 holds: red tells the class, green the file, blue the image."""
+    labels = np.tile(np.arange(100), per_class)
+    pixels = np.zeros((len(labels), 3, 1024), dtype=np.uint8)
+    for channel, values in enumerate((labels, number, np.arange(len(labels)) // 100)):
+        pixels[:, channel] = np.broadcast_to(values, len(labels))[:, None]
+    groups = [list(SUPERCLASSES).index(CIFAR100[label].split("/")[0]) for label in labels]
+    return {
+        "filenames": [f"{place}.png" for place in range(len(labels))],
+        "batch_label": f"made batch {number}",
+        "fine_labels": labels.tolist(),
+        "coarse_labels": groups,
+        "data": pixels.reshape(len(labels), 3072),
+    }
+
+
+@pytest.fixture
+def fake_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torchvision's folder of CIFAR-100 as Python 2 wrote its files, of 14 and 6 images a class."""
+    monkeypatch.setattr(cifar, "IMAGES", PER_CLASS)
+    folder = tmp_path / "cifar" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for number, (name, per_class) in enumerate((("train", 14), ("test", 6))):
+        (folder / name).write_bytes(by_python2(cifar_file(number, per_class)))
+    return folder.parent
+
+
+def mini_pickle(split: str, per_class: int = PER_CLASS) -> dict[str, Any]:
+    """What a pickle of miniImageNet holds, images of all classes mixed: red tells the class, blue the image."""
+    names = MINIIMAGENET[split]
+    numbers = np.tile(np.arange(len(names)), per_class)
+    images = np.zeros((len(numbers), 84, 84, 3), dtype=np.uint8)
+    images[..., 0] = numbers[:, None, None]
+    images[..., 1] = {"train": 0, "val": 1, "test": 2}[split]
+    images[..., 2] = (np.arange(len(numbers)) // len(names))[:, None, None]
+    return {
+        "image_data": images,
+        "class_dict": {name: np.flatnonzero(numbers == i).tolist() for i, name in enumerate(names)},
+    }
+
+
+@pytest.fixture
+def fake_miniimagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The three pickles of miniImageNet, of 20 images a class."""
+    monkeypatch.setattr(miniimagenet, "IMAGES", PER_CLASS)
+    root = tmp_path / "mini"
+    root.mkdir()
+    for split in MINIIMAGENET:
+        (root / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(mini_pickle(split), 4))
+    return root
 
 
 def small_maml(*, steps: int = 1, create_graph: bool = True, norm: str = "batch", lr: float = 0.1) -> MAML:

@@ -261,9 +261,9 @@ IMAGES: dict[str, tuple[Spoil, str, str]] = {
         "",
         "class03 and .*/x are one folder, by a link: one class cannot be two",
     ),
-    "no division": (lambda d: None, "data.split=folders", "data.root has not all three of them"),
+    "no division": (lambda d: None, "data.split=folders", "this one has not all three of them"),
     "no background": (lambda d: None, "data.split=official", "has none: choose data.split=random_classes"),
-    "division ignored": (in_splits, "", "data.root divides them into the folders train, val and test: choose data.sp"),
+    "division ignored": (in_splits, "", "itself divides them into train, val and test: .*data.split=folders"),
     "class in two splits": (
         in_splits_and(lambda d: shutil.copytree(d / "train" / "class03", d / "test" / "class03")),
         "data.split=folders",

@@ -40,13 +40,17 @@ def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: 
     elif (group, name) == ("data", "folder"):
         root = f"data.root={request.getfixturevalue('image_folder')}"
         cfg = compose_cfg("data=folder", root, "model.hidden=8", small=False)
+    elif any(data in name for data in ("cifar_fs", "fc100", "miniimagenet")):
+        root = request.getfixturevalue("fake_miniimagenet" if "miniimagenet" in name else "fake_cifar")
+        cfg = compose_cfg(f"{group}={name}", f"data.root={root}", "model.hidden=8", small=False)
     elif group == "experiment" and "omniglot" in name:
         cfg = compose_cfg(f"experiment={name}", f"data.root={request.getfixturevalue('omniglot_root')}", small=False)
     elif "sinusoid" in name:
         cfg = compose_cfg(f"{group}={name}", small=False)
     else:
         small = group not in ("experiment", "debug", "sweep")
-        extra = ["model.hidden=[8]"] if name == "mlp" else [] if small else ["data=strokes"]
+        lists = {"mlp": ["model.hidden=[8]"], "resnet12": ["model.hidden=[8,8,8,8]"]}
+        extra = lists.get(name, [] if small else ["data=strokes"])
         cfg = compose_cfg(f"{group}={name}", *extra, small=small)
     assert OmegaConf.to_container(cfg, resolve=True)
     data, learner = build_learner(cfg)

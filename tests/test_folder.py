@@ -130,6 +130,7 @@ def test_train_val_and_test_are_the_splits(tmp_path: Path) -> None:
     assert found.counts == (2, 1, 3, 4)
     assert [found.of_class(number)[0, 0, 0, 0].item() for number in range(4)] == [20, 10, 30, 40]
     assert split_classes(found, "folders", 0) == {"train": [0, 1], "val": [2], "test": [3]}
+    assert split_classes(found, "published", 0) == split_classes(found, "folders", 0)
     with pytest.raises(UserError, match="data.split=random_classes divides the classes anew.* data.split=folders"):
         split_classes(found, "random_classes", 0)
 

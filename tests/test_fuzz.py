@@ -598,7 +598,7 @@ KEYS = {  # what is set without a look at its YAML
     "data.meta_batch_size": ["1", "2", "3"],
     "data.num_classes": ["5", "7", "null"],
     "data.image_size": ["8", "15", "16", "28"],
-    "data.split": ["official", "background_characters", "random_characters", "random_classes", "vinyals", "folders"],
+    "data.split": ["official", "background_characters", "random_characters", "random_classes", "vinyals", "published"],
     "data.quarter_turns": ["true"],
     "data.fixed_labels": ["true", "false"],
     "data.steps_per_epoch": ["1", "5"],

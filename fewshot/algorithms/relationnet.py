@@ -53,7 +53,10 @@ class RelationNet(EmbeddingBased):
             raise UserError("RelationNet needs a model that tells its map_shape (C, H, W), as model=conv4 does")
         channels, height, width = shape
         if min(height, width) < 4:
-            raise UserError(f"RelationNet halves maps twice, and these are {height}×{width}: set model.pooled=2")
+            raise UserError(
+                f"RelationNet halves maps twice, and these are {height}×{width}: set model.pooled=2 "
+                "(model=conv4_maps), or a larger data.image_size"
+            )
         relation = nn.Sequential(
             block(2 * channels, channels, norm),
             block(channels, channels, norm),

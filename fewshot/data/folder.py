@@ -4,7 +4,6 @@ DIR/cat/1.jpg …                          classes are divided by data.split=ran
 DIR/train/cat/1.jpg … DIR/val/dog/1.png … DIR/test/owl/1.gif …      … by data.split=folders
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewshot.data.images import ImageSet, as_shown, cached
+from fewshot.data.images import ImageSet, as_shown, cached, fingerprint
 from fewshot.data.splits import SPLITS
 from fewshot.errors import UserError
 
@@ -55,10 +54,10 @@ def load_folder(root: str, image_size: int, *, channels: int = 3, invert: bool =
     path = folder / f".fewshot-{image_size}-{channels}{'-inverted' if invert else ''}.npz"  # hidden: never a class
     try:
         classes = _classes(folder)
-        fingerprint = _fingerprint(folder, classes, path.name)
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be read ({error.strerror}): mend or remove it") from error
-    return cached(path, fingerprint, lambda: _decode(folder, classes, image_size, channels, invert))
+    stamp = fingerprint(folder, (file for files in classes.values() for file in files), _VERSION, path.name)
+    return cached(path, stamp, lambda: _decode(folder, classes, image_size, channels, invert))
 
 
 def _classes(root: Path) -> dict[str, list[Path]]:
@@ -120,16 +119,6 @@ def _check_distinct(folders: list[Path]) -> None:
                 f"{other} and {folder} are one folder, by a link: one class cannot be two; remove one of them"
             )
         seen[real] = folder
-
-
-def _fingerprint(root: Path, classes: Mapping[str, list[Path]], packed: str) -> str:
-    """Changes when a file is added, removed, renamed or written; cheap, so that a warm start takes no time."""
-    stats = [
-        (file.relative_to(root).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
-        for files in classes.values()
-        for file in files
-    ]
-    return hashlib.sha256(repr((_VERSION, packed, stats)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _decode(root: Path, classes: Mapping[str, list[Path]], image_size: int, channels: int, invert: bool) -> ImageSet:

@@ -4,21 +4,19 @@ B. Lake, R. Salakhutdinov, J. Tenenbaum: Human-level concept learning through pr
 induction. Science 350, 2015. https://github.com/brendenlake/omniglot
 """
 
-import contextlib
-import hashlib
 import logging
 import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
-from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from fewshot.data.images import ImageSet, cached
+from fewshot.data.download import download as fetch
+from fewshot.data.images import ImageSet, cached, fingerprint
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ def load_omniglot(root: str, image_size: int, *, download: bool = True) -> Image
     if len(places) < len(CHARACTERS):
         raise UserError(_where_to_get(root))
     path = places["background"].parent / f"omniglot-{image_size}.npz"
-    return cached(path, _fingerprint(places, image_size), lambda: _decode(places, image_size))
+    return cached(path, fingerprint(Path(root), places.values(), 1, image_size), lambda: _decode(places, image_size))
 
 
 def _find(root: Path, part: str) -> Path | None:
@@ -75,26 +73,11 @@ def _where_to_get(root: str) -> str:
 
 def _download(root: Path, parts: list[str]) -> None:
     from torchvision.datasets import Omniglot
-    from torchvision.datasets.utils import download_url
 
     for part in parts:
         name = f"images_{part}"
-        place, temporary = (root / f"{name}.{suffix}" for suffix in ("zip", "zip.tmp"))
-        try:
-            log.info("downloading %s.zip to %s", name, root)
-            url = f"{Omniglot.download_url_prefix}/{name}.zip"
-            download_url(url, str(root), temporary.name, Omniglot.zips_md5[name])
-            temporary.replace(place)
-        except (OSError, RuntimeError, HTTPException) as error:  # no net, or another file than the checksum names
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise UserError(f"{_where_to_get(str(root))} (the download failed: {error})") from error
-
-
-def _fingerprint(places: dict[str, Path], image_size: int) -> str:
-    """Changes when a source is replaced; cheap, so that a warm start takes no time."""
-    stats = [(place.name, place.stat().st_size, place.stat().st_mtime_ns) for place in places.values()]
-    return hashlib.sha256(repr((1, image_size, stats)).encode()).hexdigest()
+        url = f"{Omniglot.download_url_prefix}/{name}.zip"
+        fetch(url, root / f"{name}.zip", Omniglot.zips_md5[name], _where_to_get(str(root)))
 
 
 def _decode(places: dict[str, Path], image_size: int) -> ImageSet:

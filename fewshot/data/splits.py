@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from fewshot.errors import UserError
 
 SPLITS = ("train", "val", "test")
 Split = dict[str, list[int]]  # split -> sorted indices of classes
+_OWN = ("published", "folders")  # the rules that take the data set's own division
 
 # The alphabets of O. Vinyals et al. (2016) as their followers share them: 1028/172/423 characters. One
 # alphabet, Gurmukhi, is cut: its first 41 characters train, its last four test.
@@ -32,10 +34,12 @@ def split_classes(image_set: ImageSet, name: str, seed: int) -> Split:
     vinyals: the lists of Vinyals et al. 2016 (1028, 172, 423); Omniglot only.
     random_classes: all classes shuffled; 64 % train, 16 % validate and 20 % test, the proportion of Ravi and
         Larochelle (2017) on miniImageNet, but five classes or more in each, or as many as there are for all three.
-    folders: the folders train, val and test that the classes lie in; `data=folder` only.
+    published: as the data set itself divides them (`ImageSet.parts`): by the lists of its authors (CIFAR-FS, FC100,
+        miniImageNet).
+    folders: another word for it, where that is said by folders: train, val and test with `data=folder`.
 
     Args:
-        seed: decides which alphabets, characters or classes; `vinyals` and `folders` have no choice to make.
+        seed: decides which alphabets, characters or classes; `vinyals`, `published` and `folders` leave no choice.
 
     Raises:
         UserError: no such rule; a rule that asks for a division which the data set has not, or ignores the one
@@ -43,10 +47,11 @@ def split_classes(image_set: ImageSet, name: str, seed: int) -> Split:
     """
     if name not in _RULES:
         raise UserError(f"data.split={name} is not one of {', '.join(_RULES)}")
-    if name != "folders" and set(SPLITS) <= set(image_set.parts):
+    if name not in _OWN and set(SPLITS) <= set(image_set.parts):
         raise UserError(
-            f"data.split={name} divides the classes anew, but data.root divides them into the folders train, val and "
-            "test: choose data.split=folders, or move all classes into one folder"
+            f"data.split={name} divides the classes anew, but the data set itself divides them into train, val and "
+            "test: choose data.split=published, or for folders of your own data.split=folders, or move all classes "
+            "into one folder"
         )
     labels = _RULES[name](image_set, np.random.default_rng((seed, 0x5011)))
     return {split: [i for i, label in enumerate(labels) if label == split] for split in SPLITS}
@@ -114,11 +119,12 @@ def _random_classes(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
     return ["test" if r < test else "val" if r < test + val else "train" for r in rank]
 
 
-def _folders(image_set: ImageSet, rng: np.random.Generator) -> list[str]:
+def _published(image_set: ImageSet, rng: np.random.Generator, *, rule: str) -> list[str]:
     if not set(image_set.parts) <= set(SPLITS):
         raise UserError(
-            "data.split=folders takes the folders train, val and test with data=folder, and data.root has not all "
-            "three of them, or others too: add them, or choose data.split=random_classes"
+            f"data.split={rule} takes the folders train, val and test with data=folder, or the lists that a data set "
+            "was published with, and this one has not all three of them, or others too: add them, or choose "
+            "data.split=random_classes"
         )
     return list(image_set.parts)
 
@@ -141,5 +147,5 @@ _RULES: dict[str, Callable[[ImageSet, np.random.Generator], list[str]]] = {
     "random_characters": _random_characters,
     "vinyals": _vinyals,
     "random_classes": _random_classes,
-    "folders": _folders,
+    **{rule: partial(_published, rule=rule) for rule in _OWN},
 }
