@@ -5,7 +5,7 @@ a chunk at a time: a chunk's activations fit the caches and bound the memory, an
 meta-gradient is added up before the next one starts. Any split gives the same sums.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,9 @@ from fewshot.inner_loop import with_gradient
 from fewshot.inner_optimizers import Params
 from fewshot.tasks import Stage, TaskBatch
 
-_IMAGES = 512  # that go through the network together, where each query has the support set beside it
+_IMAGES_AT_ONCE = 256  # where queries are answered one by one
+
+Judge = Callable[[Tensor, Tensor], Tensor]  # predictions and targets of one task -> a number, or several (n,)
 
 
 def meta_backward(
@@ -100,6 +102,7 @@ def evaluate(
     stage: Stage = "test",
     every_state: bool = False,
     one_by_one: bool = False,
+    also: Sequence[Judge] = (),
 ) -> Tensor:
     """The losses and scores of T tasks, in the fitted states that `fit` goes through.
 
@@ -107,33 +110,18 @@ def evaluate(
         stage: whose inner steps to take.
         every_state: judge all S states (before learning first); otherwise the last one alone, S = 1.
         one_by_one: each query is answered without the others (`predict_one_by_one`).
+        also: what else to find out about a task's predictions and targets, besides loss and score.
 
     Returns:
-        (2, T, S): losses, scores.
+        (2, T, S): losses, scores; and below them what `also` found, a row for each number: (2 + n, T, S).
     """
+    judges = (algorithm.kind.loss, algorithm.kind.score, *also)
 
     def of(chunk: TaskBatch) -> Tensor:
         kept = _fit(algorithm, chunk, stage, every_state)
-        return torch.stack([_judge(algorithm, state, chunk, one_by_one) for state in kept], dim=-1)
+        return torch.stack([_judge(algorithm, state, chunk, judges, one_by_one) for state in kept], dim=-1)
 
     return torch.cat(in_chunks(algorithm, batch, of), dim=1)
-
-
-@torch.no_grad()
-def predict_one_by_one(algorithm: Algorithm, fitted: Fitted, support_x: Tensor, query_x: Tensor) -> Tensor:
-    """Answers each query of one task as if the others were not there: (M, …) -> (M, N).
-
-    Where batch normalisation goes by the images that are shown together, these are the support set and the one
-    query (A. Nichol, J. Achiam, J. Schulman: On First-Order Meta-Learning Algorithms, 2018: without transduction).
-    """
-    if not algorithm.transductive:
-        return algorithm.predict(fitted, query_x)
-
-    def answer(query: Tensor) -> Tensor:
-        return algorithm.predict(fitted, torch.cat([support_x, query[None]]))[-1]
-
-    together = max(1, _IMAGES // (len(support_x) + 1))
-    return torch.vmap(answer, chunk_size=together)(query_x)
 
 
 @torch.no_grad()
@@ -168,6 +156,27 @@ def distributions(algorithm: Algorithm, batch: TaskBatch) -> Tensor | None:
     return None if found[0] is None else torch.stack(found)  # type: ignore[arg-type]
 
 
+@torch.no_grad()
+def predict_one_by_one(algorithm: Algorithm, fitted: Fitted, support_x: Tensor, query_x: Tensor) -> Tensor:
+    """The predictions for one task's queries, none of which depends on the others: (M, …) -> (M, N).
+
+    Where batch normalisation goes by the batch, each query is answered in the company of the support set alone:
+    the "non-transductive" evaluation of A. Nichol, J. Achiam, J. Schulman, On First-Order Meta-Learning Algorithms,
+    2018. Inductive algorithms answer as always. A part of the queries at a time, so that memory is bounded.
+
+    Args:
+        fitted: what `fit` made of the support set.
+    """
+    if not algorithm.transductive:
+        return torch.cat([algorithm.predict(fitted, part) for part in query_x.split(_IMAGES_AT_ONCE)])
+
+    def answer(query: Tensor) -> Tensor:
+        return algorithm.predict(fitted, torch.cat([support_x, query[None]]))[-1]
+
+    together = max(1, _IMAGES_AT_ONCE // (len(support_x) + 1))
+    return torch.vmap(answer, chunk_size=together)(query_x)
+
+
 def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool) -> list[Fitted]:
     """All fitted states, or the last one alone; each a tree of tensors with T in front."""
     params: Params = dict(algorithm.named_parameters())
@@ -179,16 +188,16 @@ def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool
     return torch.vmap(fit)(batch.support_x, batch.support_y)
 
 
-def _judge(algorithm: Algorithm, fitted: Fitted, batch: TaskBatch, one_by_one: bool) -> Tensor:
-    """The loss and the score of each task in one fitted state: (2, T)."""
+def _judge(algorithm: Algorithm, fitted: Fitted, batch: TaskBatch, judges: Sequence[Judge], one_by_one: bool) -> Tensor:
+    """What is found of each task in one fitted state: (numbers, T)."""
     if one_by_one:
         rows = zip(batch.support_x, batch.query_x, strict=True)
         answers = [predict_one_by_one(algorithm, _row(fitted, task), *x) for task, x in enumerate(rows)]
         predictions = torch.stack(answers)
     else:
         predictions = _predict(algorithm, fitted, batch.query_x)
-    judges = (algorithm.kind.loss, algorithm.kind.score)
-    return torch.stack([torch.vmap(judge)(predictions, batch.query_y) for judge in judges])
+    found = [torch.vmap(judge)(predictions, batch.query_y) for judge in judges]
+    return torch.cat([each.view(len(predictions), -1) for each in found], dim=1).T
 
 
 def _predict(algorithm: Algorithm, fitted: Fitted, query_x: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ class Scores(NamedTuple):
     scores: Tensor  # (E,) of every episode, after the last inner step
     losses: Tensor  # (E,)
     curve: Tensor  # (2, E', S): losses and scores of the first E' episodes, before and after each step
+    confidence: list[Tensor]  # 45 of (E,): `Classification.confidence_bins`; none: of a learner that tells none
 
 
 def interval(scores: Tensor) -> tuple[float, float]:

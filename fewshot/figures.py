@@ -15,12 +15,12 @@ from torch import Tensor
 
 from fewshot import engine
 from fewshot.algorithms.base import Algorithm
+from fewshot.calibration_figures import BLUE, draw_calibration, draw_reliability
 from fewshot.data.task_data import TaskData
 from fewshot.tasks import Regression, TaskBatch
 
-_BLUE = "#1f5f99"
 # Told apart in grey and by colour-blind eyes; of more than seven lines by their markers, too.
-COLORS = (_BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777", "#6fb2dd", "#5b3a86")
+COLORS = (BLUE, "#d98c21", "#a0344a", "#3f8f5f", "#777777", "#6fb2dd", "#5b3a86")
 _MARKERS = "osD^vPX*"
 
 
@@ -38,6 +38,9 @@ def write_plots(folder: Path, record: dict[str, Any], data: TaskData, algorithm:
         save(draw_episode(batch), folder / "episode.png")
     if "calibration" in record:
         save(draw_calibration(**record["calibration"]), folder / "calibration.png")
+    if record.get("ece") is not None:
+        name = f"{record['algo']}, {record['data']} {data.task_name}"
+        save(draw_reliability(record["ece"], name, **record["reliability"]), folder / "reliability.png")
     if record["inner_steps"] > 0:
         save(draw_inner_steps(record, data), folder / "inner_steps.png")
 
@@ -58,7 +61,7 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | Non
     if deviation is not None:
         middle, width = curves[-1][:, 0], 2 * deviation[:, 0]
         axis.fill_between(
-            x, middle - width, middle + width, color=_BLUE, alpha=0.18, linewidth=0, label="± 2 deviations"
+            x, middle - width, middle + width, color=BLUE, alpha=0.18, linewidth=0, label="± 2 deviations"
         )
     axis.plot(
         batch.support_x[0, :, 0], batch.support_y[0, :, 0], "^", color=COLORS[2], label="support points", zorder=5
@@ -72,26 +75,11 @@ def draw_fit(batch: TaskBatch, curves: Sequence[Tensor], deviation: Tensor | Non
 def _state_style(step: int, states: int) -> dict[str, Any]:
     """Darker from step to step; what was before the first, dotted; the only state of a learner without steps, blue."""
     if states == 1:
-        return dict(label="prediction", color=_BLUE)
+        return dict(label="prediction", color=BLUE)
     if step == 0:
         return dict(label="before adaptation", color="#999999", linestyle=":")
     color = colormaps["Blues"](0.35 + 0.6 * step / (states - 1))
     return dict(label=f"after {step} step{'s' if step > 1 else ''}", color=color)
-
-
-def draw_calibration(expected: Sequence[float], observed: Sequence[float]) -> Figure:
-    """The share of targets that lie inside a prediction's interval, against the probability that it claims."""
-    figure = Figure(figsize=(4.2, 4), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], color="#999999", linestyle=":", linewidth=1)
-    axis.annotate("as claimed", (0.75, 0.72), fontsize=8, color="#777777", ha="center", va="top", rotation=45)
-    axis.plot([0, *expected, 1], [0, *observed, 1], color=_BLUE)
-    axis.plot(expected, observed, "o", color=_BLUE, markersize=4)
-    axis.set(xlabel="probability of the interval", ylabel="targets inside", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    for scale in (axis.xaxis, axis.yaxis):
-        scale.set_major_formatter(PercentFormatter(1))
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def draw_episode(batch: TaskBatch, task: int = 0, queries: int = 5) -> Figure:
@@ -134,7 +122,7 @@ def draw_inner_steps(record: dict[str, Any], data: TaskData) -> Figure:
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     axis = figure.subplots()
     steps = range(len(curve["mean"]))
-    axis.errorbar(steps, curve["mean"], yerr=curve["ci95"], color=_BLUE, marker="o", markersize=4, capsize=3)
+    axis.errorbar(steps, curve["mean"], yerr=curve["ci95"], color=BLUE, marker="o", markersize=4, capsize=3)
     axis.set_xlabel("inner steps on the support set")
     axis.set_ylabel(f"query {kind.metric}")
     axis.set_title(

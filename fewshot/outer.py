@@ -18,10 +18,11 @@ from torchmetrics.aggregation import CatMetric
 from fewshot import engine, ranks
 from fewshot.algorithms.base import Algorithm
 from fewshot.bad_tasks import BadTasks
+from fewshot.calibration import confidence_judges
 from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
-from fewshot.tasks import BLOCK, Stage, TaskBatch
+from fewshot.tasks import BLOCK, CONFIDENCE_BINS, Stage, TaskBatch
 
 _SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
     "constant": lambda done: 1.0,
@@ -93,9 +94,7 @@ class MetaLearner(LightningModule):
         algorithm.recompute = recompute
         self.compiled = engine.Compiled(algorithm) if compile else None
         self.curve_episodes = curve_episodes
-        self.judged = CatMetric(
-            nan_strategy="disable"
-        )  # (episodes, 3) flattened: number, loss, score; of all processes
+        self.judged = CatMetric(nan_strategy="disable")  # (episodes, 3 + n): number, loss, score, confidence; flattened
         self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, 1 + 2 S), flattened: number, losses, scores
         self.evaluated: Scores | None = None  # of the latest validation or test
         self.latest_loss: Tensor | None = None  # of the latest outer step, ()
@@ -220,19 +219,25 @@ class MetaLearner(LightningModule):
         for part, every_state in ((slice(wanted), True), (slice(wanted, None), False)):
             tasks = TaskBatch(*(tensor[part] for tensor in batch))
             if len(tasks.support_y):
-                found = engine.evaluate(  # (2, T, S)
-                    self.algorithm, tasks, stage=stage, every_state=every_state, one_by_one=self.one_by_one
+                found = engine.evaluate(  # (2 and what is counted, T, S)
+                    self.algorithm,
+                    tasks,
+                    stage=stage,
+                    every_state=every_state,
+                    one_by_one=self.one_by_one,
+                    also=confidence_judges(self.algorithm),
                 )
                 self.judged.update(torch.cat([number[part, None], found[..., -1].T], 1).flatten())
                 if every_state:
-                    self.curve.update(torch.cat([number[part, None], *found], 1).flatten())
+                    self.curve.update(torch.cat([number[part, None], *found[:2]], 1).flatten())
 
     def _report(self, stage: Stage) -> None:
         """Gathers the evaluation's tasks in their order, logs them and keeps them in `evaluated`."""
-        losses, scores = ranks.in_order(self.judged, 3).T[1:]
+        width = 3 + 3 * CONFIDENCE_BINS * len(confidence_judges(self.algorithm))
+        _, losses, scores, *confidence = ranks.in_order(self.judged, width).T
         curve = ranks.in_order(self.curve, 1 + 2 * (self.algorithm.steps(stage) + 1))[:, 1:]
         curve = curve.unflatten(1, (2, -1)).transpose(0, 1)  # (2, E, S)
-        self.evaluated = Scores(scores, losses, curve)
+        self.evaluated = Scores(scores, losses, curve, confidence)
         mean, ci95 = interval(scores)
         report = {"loss": losses.mean(), self.algorithm.kind.short: mean, "ci95": ci95}
         self._log_all(stage, report, len(scores))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 Stage = Literal["train", "val", "test"]
 
+CONFIDENCE_BINS = 15  # C. Guo, G. Pleiss, Y. Sun, K. Weinberger: On Calibration of Modern Neural Networks, ICML 2017
 BLOCK = 32  # evaluation tasks of one draw: the first 64 of 600 and of 1000 episodes are the same
 
 
@@ -130,6 +131,20 @@ class Classification(TaskKind):
     def expectation(self, distribution: Tensor) -> Tensor:
         """The logits."""
         return distribution
+
+    def confidence_bins(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        """How sure the answers to one task's queries are, and how often right: (M, N), (M,) -> float32 (3 * 15,).
+
+        A query's confidence is its largest probability, the softmax of its logits, and bin m has those above
+        (m − 1)/15 and up to m/15. Flattened from (3, 15): for every bin the number of queries, the sum of their
+        confidences, and how many of them are right, so that sums over tasks are those of all their queries.
+        """
+        confidence, chosen = predictions.to(torch.float32).softmax(-1).max(-1)
+        bins = torch.arange(CONFIDENCE_BINS, device=confidence.device)
+        inside = ((confidence * CONFIDENCE_BINS).ceil()[:, None] == bins + 1).to(torch.float32)  # (M, bins)
+        right = (chosen == targets).to(torch.float32)
+        counted = torch.stack([torch.ones_like(confidence), confidence, right])
+        return (counted[:, :, None] * inside).sum(1).flatten()
 
     def deviation(self, distribution: Tensor) -> None:
         """None."""

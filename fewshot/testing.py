@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
 from fewshot import figures
-from fewshot.calibration import calibration
+from fewshot.calibration import calibration, reliability
 from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
@@ -56,6 +56,7 @@ def score(
     if len(found) > 1:
         known["by_normalization"] = {name: _numbers(scores) for name, scores in found.items()}
     known["protocol"] = protocol_record(name_of(cfg), known)
+    known |= reliability(algorithm, evaluated)
     if way == way_of(algorithm):
         known |= calibration(algorithm, data) | order_effect(algorithm, data)
     figures.write_plots(folder / "plots", known, data, algorithm)

@@ -156,13 +156,19 @@ def test_plain_python_starts_the_others(single: Path, tmp_path: Path) -> None:
     assert "nitializing" not in output
 
 
-def test_an_evaluation_is_the_same_to_the_last_bit(compose_cfg: Compose, tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["algo=nearest", "ckpt_path"])
+def test_an_evaluation_is_the_same_to_the_last_bit(
+    compose_cfg: Compose, single: Path, tmp_path: Path, who: str
+) -> None:
     """Three blocks of tasks for two processes, and the curve's tasks among them."""
-    overrides = ("algo=nearest", "episodes=70", "outer.curve_episodes=40")
+    learner = who if "=" in who else f"{who}={single / 'checkpoints' / 'best.ckpt'}"
+    overrides = (learner, "episodes=70", "outer.curve_episodes=40")
     expected = evaluate(compose_cfg(*overrides, config="evaluate"))
     finish(start(tmp_path, *overrides, "trainer=ddp", "trainer.devices=2", "hydra.run.dir=run", program="evaluate"))
     found = json.loads((tmp_path / "run" / "results.json").read_text())
-    for key in ("mean", "ci95", "loss", "episodes", "episodes_sha256", "after_each_inner_step"):
+    assert (expected["ece"] is None) == (who == "algo=nearest")
+    keys = ("mean", "ci95", "loss", "episodes", "episodes_sha256", "after_each_inner_step", "ece", "reliability")
+    for key in keys:
         assert found[key] == expected[key]
 
 

@@ -37,6 +37,8 @@ class Algorithm(nn.Module, ABC):
     fixed_labels: bool = False  # True: trains a classifier of fixed classes, with the same labels in every task
     needs_classes: bool = False  # True: for classification only
     any_way: bool = False  # True: makes each task a head of its own, for as many classes as it has
+    probabilistic: bool = True  # False: its predictions rank the classes, but their softmax is no probability
+    even_shots: bool = False  # True: every class needs as many support images
     ordered: bool = False  # True: reads the support set one after the other; its order matters
     recompute: bool = False  # True: what happens inside inner steps is computed again, not kept; the outer loop sets it
     ragged: bool = False  # True: how much it computes depends on what images show, so that tasks go one by one

@@ -37,6 +37,7 @@ class Hausdorff(Algorithm):
     needs_classes = True
     any_way = True
     ragged = True
+    probabilistic = False  # distances
 
     def __init__(
         self, model: nn.Module, kind: TaskKind, *, ink: float = 0.5, task_chunk: int | str | None = None

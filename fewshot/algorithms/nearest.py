@@ -31,6 +31,7 @@ class Nearest(Algorithm):
 
     needs_classes = True
     any_way = True
+    probabilistic = False  # cosines, or distances
 
     def __init__(
         self,

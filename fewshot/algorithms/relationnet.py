@@ -35,6 +35,8 @@ class RelationNet(EmbeddingBased):
     """
 
     needs_classes = True
+    even_shots = True  # maps are added up, not averaged
+    probabilistic = False  # each relation is learned by itself, by squared errors
 
     def __init__(
         self,

@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fewshot.data.images import ImageSet, as_shown, cached, fingerprint
+from fewshot.data.images import MODES, ImageSet, as_shown, cached, centred_square, fingerprint
 from fewshot.data.splits import SPLITS
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _VERSION = 1  # of what is done to an image: another number, other pixels
-_MODES = {1: "L", 3: "RGB"}
 _LAYOUT = "data=folder wants data.root/CLASS/IMAGE, or data.root/train/CLASS/IMAGE with val and test beside train"
 
 
@@ -46,7 +45,7 @@ def load_folder(root: str, image_size: int, *, channels: int = 3, invert: bool =
         UserError: no such folder, no class, a class without images or in two of train, val and test, a file that
             is no image or lies in the wrong place; names it.
     """
-    if channels not in _MODES:
+    if channels not in MODES:
         raise UserError(f"data.source.channels={channels} must be 1 (grey) or 3 (colour)")
     if image_size < 1:
         raise UserError(f"data.image_size={image_size} must be at least 1")
@@ -139,11 +138,8 @@ def _read(file: Path, image_size: int, channels: int) -> NDArray[np.uint8]:
     """One image: (channels, image_size, image_size)."""
     try:
         with Image.open(file) as opened:
-            image = as_shown(opened).convert(_MODES[channels])
+            image = as_shown(opened).convert(MODES[channels])
     except Exception as error:  # Pillow's readers raise whatever comes to them at a broken file
         raise UserError(f"{file} cannot be read as an image ({error}): repair it, or take it away") from error
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))  # first: what is cut off must not shine in at the edges
-    square = square.resize((image_size, image_size), Image.Resampling.LANCZOS)
+    square = centred_square(image, image_size)
     return np.asarray(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)

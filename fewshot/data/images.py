@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from fewshot.errors import UserError
 
 log = logging.getLogger(__name__)
+
+MODES = {1: "L", 3: "RGB"}  # Pillow's, by channels
 
 _TURN = re.compile(r" (?:0|90|180|270)°$")  # of a class's name, by `quarter_turned`
 _LAYOUT = 2  # of packed files; those without a number had no counts
@@ -74,6 +77,20 @@ def as_shown(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def centred_square(image: Image.Image, image_size: int) -> Image.Image:
+    """The largest square in the middle, brought to `image_size`² with Lanczos filtering: nothing is stretched."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))  # first: what is cut off must not shine in at the edges
+    return square.resize((image_size, image_size), Image.Resampling.LANCZOS)
+
+
+def paper_is_white(images: NDArray[np.uint8]) -> bool:
+    """Whether most of what lies along the borders of (…, H, W, C) is bright."""
+    rows, columns = images[..., [0, -1], :, :], images[..., :, [0, -1], :]
+    return bool(np.concatenate([rows.ravel(), columns.ravel()]).mean() > 127.5)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fewshot.data.images import as_shown
+from fewshot.data.images import MODES, as_shown, centred_square, paper_is_white
 from fewshot.errors import UserError
 from fewshot.tasks import TaskBatch
 
@@ -37,8 +37,9 @@ class TaskFolder(NamedTuple):
 def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> TaskFolder:
     """Reads every task, as the model wants its images: ink 1, `channels`, `image_size`².
 
-    Of grey images, paper is what lies along the borders: where most of it is bright, the images are inverted.
-    Colours stay as they are; what is transparent lies on white, 16-bit grey keeps its upper 8 bits.
+    The largest square in the middle of an image is taken. Of grey images, paper is what lies along the borders: where
+    most of it is bright, the images are inverted. Colours stay as they are; what is transparent lies on white, 16-bit
+    grey keeps its upper 8 bits.
 
     Raises:
         UserError: a part or a file missing, uneven, unreadable or of another size; names the file.
@@ -55,7 +56,7 @@ def read_tasks(folder: Path, *, n_way: int, channels: int, image_size: int) -> T
             f"{folder}/support holds {support.shape[1]} images a task, no multiple of data.n_way={n_way}: "
             "take a model that was trained at the folder's own number of classes"
         )
-    white = channels == 1 and _paper_is_white(support)
+    white = channels == 1 and paper_is_white(support)
     support_x, query_x = (
         torch.from_numpy(255 - images if white else images).movedim(-1, -3).to(torch.float32).div_(255)
         for images in (support, query)
@@ -143,15 +144,14 @@ def _read_part(folder: Path, names: Sequence[str], channels: int, image_size: in
     size: tuple[int, int] | None = None
     images = []
     for path in itertools.chain.from_iterable(files):
-        image = _read_image(path, "L" if channels == 1 else "RGB")
+        image = _read_image(path, MODES[channels])
         size = size or image.size
         if image.size != size:
             raise UserError(
                 f"{path} has {image.size[0]}×{image.size[1]} pixels, the images before it {size[0]}×{size[1]}"
             )
-        if size != (image_size, image_size):
-            image = image.resize((image_size, image_size), Image.Resampling.LANCZOS)
-        images.append(np.asarray(image).reshape(image_size, image_size, channels))
+        square = centred_square(image, image_size)
+        images.append(np.asarray(square).reshape(image_size, image_size, channels))
     return np.stack(images).reshape(len(names), usual, *images[0].shape)
 
 
@@ -161,9 +161,3 @@ def _read_image(path: Path, mode: str) -> Image.Image:
             return as_shown(image).convert(mode)
     except Exception as error:  # Pillow's readers raise whatever comes to them at a broken file
         raise UserError(f"{path} cannot be read as an image ({error})") from error
-
-
-def _paper_is_white(images: NDArray[np.uint8]) -> bool:
-    """Whether most of what lies along the borders of (T, M, H, W, C) is bright."""
-    rows, columns = images[:, :, [0, -1]], images[:, :, :, [0, -1]]
-    return bool(np.concatenate([rows.ravel(), columns.ravel()]).mean() > 127.5)
