@@ -1,33 +1,25 @@
 """A run from its configuration to its record: train, evaluate, and what they leave in the run folder."""
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from fewshot import checkpoints
-from fewshot.answers import answer
-from fewshot.build import build, build_learner, build_loggers, build_trainer, learner_for, refuse_other_ways, settle
+from fewshot.build import build, build_learner, build_loggers, build_trainer
 from fewshot.data.datamodule import EpisodeData
-from fewshot.data.omniglot import SIDE
-from fewshot.data.omniglot_runs import OmniglotRuns
-from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.evaluation import write_json
 from fewshot.outer import MetaLearner
 from fewshot.protocols import RUNS, follow
 from fewshot.run_folder import clear_up, refuse_full_disk, tested
 from fewshot.run_record import RunRecord, train_seconds
+from fewshot.scored import together, trained_on, what_is_scored
 from fewshot.strategy import processes_of_a_job
-from fewshot.tasks import Classification
 from fewshot.testing import Tested, run, say, score
 
 
@@ -105,7 +97,7 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     best = str(Path(path).with_name("best.ckpt"))
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
-    origin = Tested(best, _trained_on(checkpoint), checkpoint["global_step"], train_seconds(checkpoint))
+    origin = Tested(best, trained_on(checkpoint), checkpoint["global_step"], train_seconds(checkpoint))
     score(cfg, folder, trainer, learner, data=data, origin=origin)
 
 
@@ -125,71 +117,21 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         cfg = follow(cfg, typed)
         if cfg.labels and not cfg.tasks_dir:
             raise UserError(f"labels={cfg.labels} are answers to the tasks of a folder: name it with tasks_dir=DIR")
-        learner, scored = _what_is_scored(cfg, folder, checkpoint, typed)
+        learner, scored = what_is_scored(cfg, folder, checkpoint, typed)
         if checkpoint is not None:
             checkpoints.load_weights(learner, checkpoint, cfg.ckpt_path, leave_statistics=True)
         elif any(p.requires_grad for p in learner.parameters()):
             raise UserError(
                 f"{type(learner.algorithm).__name__} is evaluated once trained: ckpt_path=RUN/checkpoints/best.ckpt"
             )
+        if cfg.ensemble or cfg.get("views"):
+            learner.algorithm = together(cfg, learner.algorithm)
         trainer = build_trainer(cfg, build_loggers(cfg), [build(cfg.callbacks.progress)])
         found = scored(trainer, learner)
         status = 0
         return found
     finally:
         _close_wandb(status)
-
-
-def _what_is_scored(
-    cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, typed: Sequence[str]
-) -> tuple[MetaLearner, Callable[[Trainer, MetaLearner], dict[str, Any]]]:
-    """The learner, without its weights, and what scores it: on tasks of a folder, the official runs, or drawn ones."""
-    known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
-    if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
-        settle()
-        if "n_way" not in cfg.data:
-            raise UserError(f"tasks_dir={cfg.tasks_dir} holds images of classes: data={cfg.data._target_} has none")
-        given = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
-        input_shape, n_out = (given[key] if known is None else known[key] for key in ("input_shape", "n_out"))
-        learner = learner_for(cfg, input_shape, Classification(cfg.data.n_way, n_out))
-        refuse_other_ways(learner.algorithm)
-        return learner, partial(answer, cfg, folder, input_shape=input_shape)
-    official = cfg.protocol == RUNS
-    data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg)
-    trained_on = None if checkpoint is None else _trained_on(checkpoint)
-    return learner, partial(score, cfg, folder, data=data, origin=Tested(cfg.ckpt_path, trained_on))
-
-
-def _official_runs(cfg: DictConfig, known: dict[str, Any] | None, typed: Sequence[str]) -> tuple[TaskData, MetaLearner]:
-    """The benchmark, at the learner's size of image (the scans' where nothing was trained), and the learner."""
-    settle()
-    scanned = known is None and "data.image_size" not in typed
-    data = OmniglotRuns(
-        cfg.data.root,
-        image_size=SIDE if scanned else cfg.data.image_size,
-        train_outputs=None if known is None else known["n_out"],
-    )
-    if known is not None:
-        stored = OmegaConf.create(known["config"])
-        stored.data.root = cfg.data.root
-        trained = build(stored.data)
-        trained.setup()
-        if isinstance(trained, EpisodeData):
-            assert trained.image_set is not None
-            data.refuse_spoiled(trained.image_set, trained.classes["train"] + trained.classes["val"])
-    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    learner = learner_for(cfg, data.input_shape, data.kind)
-    refuse_other_ways(learner.algorithm)
-    return data, learner
-
-
-def _trained_on(checkpoint: dict[str, Any]) -> str:
-    """The name of the data set; of a checkpoint that does not tell, that of what reads it."""
-    known = checkpoint[checkpoints.RECORD]
-    if "data" in known:
-        return known["data"]
-    data = known["config"]["data"]
-    return data.get("source", data)["_target_"].rsplit(".", 1)[-1].removeprefix("load_")
 
 
 def _overrides() -> list[str]:

@@ -80,6 +80,8 @@ def _record(cfg: DictConfig, learner: MetaLearner, data: TaskData, evaluated: Sc
             "episodes_sha256": data.episodes_sha256("test"),
             "train_steps": origin.train_steps,
             "train_seconds": origin.train_seconds,
+            "ensemble": list(cfg.get("ensemble", [])),
+            "views": cfg.views.count if cfg.get("views") else 1,
         }
     )
 

@@ -1,0 +1,97 @@
+"""What evaluate.py scores: a learner, alone or with others, and the tasks that it is asked."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from fewshot import checkpoints
+from fewshot.algorithms.base import Algorithm
+from fewshot.algorithms.ensemble import Ensemble
+from fewshot.answers import answer
+from fewshot.build import build, build_learner, learner_for, refuse_other_ways, settle
+from fewshot.data.datamodule import EpisodeData
+from fewshot.data.omniglot import SIDE
+from fewshot.data.omniglot_runs import OmniglotRuns
+from fewshot.data.task_data import TaskData
+from fewshot.errors import UserError
+from fewshot.outer import MetaLearner
+from fewshot.predictor import Trained
+from fewshot.protocols import RUNS
+from fewshot.tasks import Classification
+from fewshot.testing import Tested, score
+
+
+def what_is_scored(
+    cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, typed: Sequence[str]
+) -> tuple[MetaLearner, Callable[[Trainer, MetaLearner], dict[str, Any]]]:
+    """The learner, without its weights, and what scores it: on tasks of a folder, the official runs, or drawn ones."""
+    known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
+    if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
+        settle()
+        if "n_way" not in cfg.data:
+            raise UserError(f"tasks_dir={cfg.tasks_dir} holds images of classes: data={cfg.data._target_} has none")
+        given = {"input_shape": (1, cfg.data.image_size, cfg.data.image_size), "n_out": cfg.data.n_way}
+        input_shape, n_out = (given[key] if known is None else known[key] for key in ("input_shape", "n_out"))
+        learner = learner_for(cfg, input_shape, Classification(cfg.data.n_way, n_out))
+        refuse_other_ways(learner.algorithm)
+        return learner, partial(answer, cfg, folder, input_shape=input_shape)
+    official = cfg.protocol == RUNS
+    data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg)
+    origin = Tested(cfg.ckpt_path, None if checkpoint is None else trained_on(checkpoint))
+    return learner, partial(score, cfg, folder, data=data, origin=origin)
+
+
+def together(cfg: DictConfig, algorithm: Algorithm) -> Ensemble:
+    """The learner with the others of the ensemble, and its views."""
+    if not isinstance(algorithm.kind, Classification):
+        raise UserError("ensemble=… and views=… average probabilities of classes: regression has none")
+    if cfg.ckpt_path is None:
+        raise UserError("ensemble=… and views=… are for what was trained: ckpt_path=RUN/checkpoints/best.ckpt")
+    own = tuple(checkpoints.read(cfg.ckpt_path)[checkpoints.RECORD]["input_shape"])
+    members = [algorithm]
+    for path in cfg.ensemble:
+        other = Trained(path, "cpu", cfg.trust, transductive=True)
+        if other.input_shape != own:
+            raise UserError(
+                f"ensemble: {path} sees images of {other.input_shape}, ckpt_path={cfg.ckpt_path} of {own}: they must "
+                "be of one size"
+            )
+        members.append(other.algorithm(algorithm.kind))
+    return Ensemble(members, build(cfg.views) if cfg.get("views") else None)
+
+
+def _official_runs(cfg: DictConfig, known: dict[str, Any] | None, typed: Sequence[str]) -> tuple[TaskData, MetaLearner]:
+    """The benchmark, at the learner's size of image (the scans' where nothing was trained), and the learner."""
+    settle()
+    scanned = known is None and "data.image_size" not in typed
+    data = OmniglotRuns(
+        cfg.data.root,
+        image_size=SIDE if scanned else cfg.data.image_size,
+        train_outputs=None if known is None else known["n_out"],
+    )
+    for learned in [] if known is None else [known, *(checkpoints.read(p)[checkpoints.RECORD] for p in cfg.ensemble)]:
+        stored = OmegaConf.create(learned["config"])
+        stored.data.root = cfg.data.root
+        trained = build(stored.data)
+        trained.setup()
+        if isinstance(trained, EpisodeData):
+            assert trained.image_set is not None
+            data.refuse_spoiled(trained.image_set, trained.classes["train"] + trained.classes["val"])
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    learner = learner_for(cfg, data.input_shape, data.kind)
+    refuse_other_ways(learner.algorithm)
+    return data, learner
+
+
+def trained_on(checkpoint: dict[str, Any]) -> str:
+    """The name of the data set; of a checkpoint that does not tell, that of what reads it."""
+    known = checkpoint[checkpoints.RECORD]
+    if "data" in known:
+        return known["data"]
+    data = known["config"]["data"]
+    return data.get("source", data)["_target_"].rsplit(".", 1)[-1].removeprefix("load_")
