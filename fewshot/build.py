@@ -47,11 +47,15 @@ _NOT_OURS = {
 }
 
 
-def build_learner(cfg: DictConfig) -> tuple[TaskData, MetaLearner]:
-    """Data first: it knows what the model sees and is asked for, and most mistakes show there."""
+def build_learner(cfg: DictConfig, stage: str | None = None) -> tuple[TaskData, MetaLearner]:
+    """Data first: it knows what the model sees and is asked for, and most mistakes show there.
+
+    Args:
+        stage: "test": of the data, the test tasks alone must be possible.
+    """
     settle()
     data = build(cfg.data)  # refuses a seed that is none
-    data.setup()
+    data.setup(stage)
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     learner = learner_for(cfg, data.input_shape, data.kind)
     _refuse_other_labels(learner.algorithm, data)

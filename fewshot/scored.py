@@ -41,7 +41,7 @@ def what_is_scored(
         refuse_other_ways(learner.algorithm)
         return learner, partial(answer, cfg, folder, input_shape=input_shape)
     official = cfg.protocol == RUNS
-    data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg)
+    data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg, "test")
     origin = Tested(cfg.ckpt_path, None if checkpoint is None else trained_on(checkpoint))
     return learner, partial(score, cfg, folder, data=data, origin=origin)
 

@@ -173,3 +173,12 @@ def test_across_data_sets_is_reported_as_such(compose_cfg: Compose, trained, fak
     assert within["trained_on"] == within["data"] == "strokes"
     assert "across data sets" not in capsys.readouterr().out
     assert json.loads((Path(trained["folder"]) / "maml" / "results.json").read_text())["trained_on"] == "strokes"
+
+
+def test_what_is_tested_alone_must_be_possible(compose_cfg: Compose, trained) -> None:
+    """Ways that no training alphabet has, and that the validation classes cannot fill, are nothing to a test."""
+    best = checkpoint(compose_cfg, trained, "protonet")
+    more = ["algo=protonet", "data.within_alphabet=true", "data.train_n_way=11", "data.n_way=10", "episodes=4"]
+    assert score(compose_cfg, *OWN, best, *more)["within_alphabet"]
+    with pytest.raises(UserError, match="data.train_n_way=11, but the largest group"):
+        train(compose_cfg(*OWN, *more, small=False))

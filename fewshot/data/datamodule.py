@@ -115,7 +115,11 @@ class EpisodeData(TaskData):
         self._on_device: Tensor | None = None  # (images, C, H, W) uint8, where the last batch was
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the images, divides the classes and refuses tasks that they cannot fill; once."""
+        """Loads the images, divides the classes and refuses tasks that they cannot fill; once.
+
+        Args:
+            stage: "test": the tasks of the other splits need not be possible.
+        """
         if self.image_set is not None:
             return
         image_set = self.source(self.root, self.image_size)
@@ -132,6 +136,8 @@ class EpisodeData(TaskData):
             image_set = quarter_turned(image_set)
             classes = {part: [4 * i + turn for i in listed for turn in range(4)] for part, listed in classes.items()}
         for name, listed in classes.items():
+            if stage == "test" and name != "test":
+                continue
             shape = self.train_shape if name == "train" else self.eval_shape
             check_shape(shape, name, {image_set.names[i]: image_set.counts[i] for i in listed})
             if self.within_alphabet:
