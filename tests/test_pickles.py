@@ -19,7 +19,7 @@ ARRAYS = {
     "bytes": CUBE,
     "columns first": np.asfortranarray(CUBE),
     "other axes": CUBE.transpose(2, 0, 1),
-    "other order of bytes": CUBE.astype(">i4") * 1000,
+    "other order of bytes": (CUBE * 1000.0).astype(">i4"),
     "real": CUBE / 7,
     "truth": CUBE > 3,
     "text": np.array(["cat", "ox"]),

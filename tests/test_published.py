@@ -1,6 +1,7 @@
 """CIFAR-FS, FC100 and miniImageNet: the published lists, files in their true format, every mistake named."""
 
 import gzip
+import hashlib
 import itertools
 import json
 import pickle
@@ -30,10 +31,18 @@ LISTS = {"cifar-fs": CIFAR_FS, "fc100": FC100, "miniimagenet": MINIIMAGENET}
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"), [("cifar-fs", (64, 16, 20)), ("fc100", (60, 20, 20)), ("miniimagenet", (64, 16, 20))]
+    ("name", "sizes", "digest"),
+    [
+        ("cifar-fs", (64, 16, 20), "63c7b40c468c81a9"),
+        ("fc100", (60, 20, 20), "bce51227890c4282"),
+        ("miniimagenet", (64, 16, 20), "ede6333c6bd8f133"),
+    ],
 )
-def test_the_lists_are_disjoint_and_complete(name: str, sizes: tuple[int, ...]) -> None:
+def test_the_lists_are_disjoint_and_complete(name: str, sizes: tuple[int, ...], digest: str) -> None:
+    """The digests are of the lists as `test_the_lists_are_those_that_others_share` found them."""
     lists = LISTS[name]
+    listed = repr(sorted((split, *names) for split, names in lists.items()))
+    assert hashlib.sha256(listed.encode()).hexdigest()[:16] == digest
     assert tuple(lists) == SPLITS
     assert tuple(len(lists[split]) for split in SPLITS) == sizes
     assert len(set(itertools.chain(*lists.values()))) == 100

@@ -41,7 +41,7 @@ def load_cifar_fs(root: str, image_size: int, *, download: bool = True) -> Image
     Looks in `root` for torchvision's folder `cifar-100-python` with the files `train` and `test`, or for
     `cifar-100-python.tar.gz`, which is read in place: nothing is unpacked. They are pickles, and nothing in them is
     run (`fewshot.data.pickles`). The set is packed beside them for the next start, 184 MB at 32×32; reading takes
-    three times that of memory.
+    0.4 GB of memory.
 
     Args:
         root: the folder; created when downloading.
