@@ -190,6 +190,7 @@ LABELS: dict[str, tuple[Any, list[Any]]] = {
     "a tensor": (torch.tensor([4, 2, 4, 9]), [2, 4, 9]),
     "tensors": ([torch.tensor(4), torch.tensor(2), torch.tensor(4), torch.tensor(9)], [2, 4, 9]),
     "pairs": ([(1, "b"), (0, "z"), (1, "b"), (1, "a")], [(0, "z"), (1, "a"), (1, "b")]),
+    "text beside numbers": (["1", 1, "1", 2], ["1", 1, 2]),
     "what cannot be sorted": (["1", 1, "1", None], ["1", 1, None]),
     "very large numbers": ([2**70, 1, 2**70, 0], [0, 1, 2**70]),
 }

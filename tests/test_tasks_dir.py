@@ -77,6 +77,16 @@ def test_black_and_white_paper_and_other_sizes_read_the_same(compose_cfg: Compos
     assert expected.tasks.support_x.mean() < 0.3, "ink is 1, paper 0"
 
 
+def test_of_other_shapes_the_middle_square_is_taken(tmp_path: Path) -> None:
+    """Nothing is stretched; as of a folder of images."""
+    drawn = (np.arange(20 * 26) * 89 % 120).astype(np.uint8).reshape(20, 26)
+    for part, number in (("support", 0), ("support", 1), ("query", 0)):
+        (tmp_path / part / "0000").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn + number).save(tmp_path / part / "0000" / f"image_{number}.png")
+    tasks = read_tasks(tmp_path, n_way=2, channels=1, image_size=20).tasks
+    assert torch.equal(tasks.query_x[0, 0, 0], torch.from_numpy(drawn[:, 3:23]).float().div(255))
+
+
 def invert(path: Path) -> None:
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
 
