@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, make_image_folder
+from PIL import Image, ImageDraw
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -19,12 +20,13 @@ COMMANDS = [
 ]
 
 
+SYMBOLS = ("sun", "moon", "star", "tree", "boat")
 OWN_FILES = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", README, flags=re.DOTALL)
 
 
 def run(command: str, folder: Path, *small: str) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)[1:]
-    words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
+    words = [str(ROOT / word) if (ROOT / word).suffix == ".py" and (ROOT / word).exists() else word for word in words]
     path = os.pathsep.join([str(ROOT), str(folder)])  # as if the files of the reader lay beside train.py
     environment = os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline"}
     return subprocess.run(
@@ -42,7 +44,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("python -m fewshot.draw_tasks out=TASKS", folder, *SMALL)
     assert done.returncode == 0, done.stderr
     make_image_folder(folder / "IMAGES")
+    make_photographs(folder)
     return folder
+
+
+def make_photographs(folder: Path) -> None:
+    """PHOTOS/NAME/1.png of five symbols, dark dots on paper that is not white; NEW has the same, in other sizes."""
+    (folder / "NEW").mkdir()
+    for number, name in enumerate(SYMBOLS):
+        photo = Image.new("RGB", (64, 48), (190, 185, 170))
+        ImageDraw.Draw(photo).ellipse((12 + 6 * number, 8, 30 + 6 * number, 14 + 6 * number), fill=(40, 40, 60))
+        (folder / "PHOTOS" / name).mkdir(parents=True)
+        photo.save(folder / "PHOTOS" / name / "1.png")
+        photo.resize((128, 96)).save(folder / "NEW" / f"{number}.png")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -63,7 +77,7 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small = ["steps=2", "slots=4", "width=3", "hidden=4", "batch=2"]
     if "5w1s_protonet" in command:  # its split is Omniglot's alone, and so many classes are not in the small data
         small = [*small, "data.split=official", "data.train_n_way=5"]
-    if "--help" in command or "--cfg" in command:
+    if "--help" in command or "--cfg" in command or "photographs.py" in command:
         small = []
     if "sweep=hw15" in command:
         small += ["experiment=hw15_simple,hw15_boss", "seed=1"]
@@ -79,6 +93,11 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small = ["--cfg", "job"]  # there may be no GPU here
     done = run(command, trained, *small)
     assert done.returncode == 0, done.stderr
+    if "photographs.py" in command:
+        told = [line.split() for line in done.stdout.splitlines()]
+        assert [file for file, *_ in told] == [f"{number}.png" for number in range(5)]
+        assert {symbol for _, symbol, _ in told} <= set(SYMBOLS)
+        assert all(0.2 <= float(sure) <= 1 for *_, sure in told)
 
 
 def test_there_are_commands_and_the_two_of_the_start() -> None:
@@ -88,7 +107,7 @@ def test_there_are_commands_and_the_two_of_the_start() -> None:
 
 
 def test_what_a_user_writes_is_short() -> None:
-    assert [name for name, _ in OWN_FILES] == ["my_algorithm.py", "my_network.py"]
+    assert [name for name, _ in OWN_FILES] == ["photographs.py", "my_algorithm.py", "my_network.py"]
     for name, text in OWN_FILES:
         assert len([line for line in text.splitlines() if line.strip()]) < 20, name
 
