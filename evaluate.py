@@ -2,6 +2,7 @@
 
 python evaluate.py ckpt_path=RUN/checkpoints/best.ckpt        mean ± 95 % interval over 1000 test episodes
 python evaluate.py ckpt_path=… episodes=2000 algo.eval_inner_steps=10
+python evaluate.py ckpt_path=… grid=default                   against way, shot and inner steps
 python evaluate.py algo=nearest data=strokes                  what needs no training needs no checkpoint
 """
 

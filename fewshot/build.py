@@ -99,7 +99,7 @@ def _refuse_other_labels(algorithm: Algorithm, data: TaskData) -> None:
 def refuse_other_ways(algorithm: Algorithm) -> None:
     """A head that is trained has as many outputs in testing."""
     train, test = (algorithm.kind.outputs(stage) for stage in ("train", "test"))
-    if train != test and not (algorithm.any_way or algorithm.fixed_labels):
+    if not algorithm.can_answer(test):
         raise UserError(
             f"data.train_n_way={train}, but {type(algorithm).__name__} learns one head for training and testing: "
             f"set data.train_n_way={test}, as data.n_way"

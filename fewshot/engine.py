@@ -100,7 +100,7 @@ def evaluate(
     batch: TaskBatch,
     *,
     stage: Stage = "test",
-    every_state: bool = False,
+    every_state: bool | Sequence[int] = False,
     one_by_one: bool = False,
     also: Sequence[Judge] = (),
 ) -> Tensor:
@@ -108,7 +108,8 @@ def evaluate(
 
     Args:
         stage: whose inner steps to take.
-        every_state: judge all S states (before learning first); otherwise the last one alone, S = 1.
+        every_state: judge all S states (before learning first); or the S that stand here, by the steps taken, in
+            ascending order; otherwise the last one alone, S = 1.
         one_by_one: each query is answered without the others (`predict_one_by_one`).
         also: what else to find out about a task's predictions and targets, besides loss and score.
 
@@ -177,13 +178,15 @@ def predict_one_by_one(algorithm: Algorithm, fitted: Fitted, support_x: Tensor, 
     return torch.vmap(answer, chunk_size=together)(query_x)
 
 
-def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool) -> list[Fitted]:
-    """All fitted states, or the last one alone; each a tree of tensors with T in front."""
+def _fit(algorithm: Algorithm, batch: TaskBatch, stage: Stage, every_state: bool | Sequence[int]) -> list[Fitted]:
+    """All fitted states, some of them, or the last one alone; each a tree of tensors with T in front."""
     params: Params = dict(algorithm.named_parameters())
 
     def fit(support_x: Tensor, support_y: Tensor) -> list[Fitted]:
         states = algorithm.fit(params, support_x, support_y, stage=stage)
-        return list(states) if every_state else [last(states)]
+        if isinstance(every_state, bool):
+            return list(states) if every_state else [last(states)]
+        return [state for step, state in enumerate(states) if step in every_state]
 
     return torch.vmap(fit)(batch.support_x, batch.support_y)
 

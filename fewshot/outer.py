@@ -1,7 +1,7 @@
 """The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ class MetaLearner(LightningModule):
         algorithm.recompute = recompute
         self.compiled = engine.Compiled(algorithm) if compile else None
         self.curve_episodes = curve_episodes
+        self.curve_steps: Sequence[int] | None = None  # inner steps after which they are scored; None: each
         self.judged = CatMetric(nan_strategy="disable")  # (episodes, 3 + n): number, loss, score, confidence; flattened
         self.curve = CatMetric(nan_strategy="disable")  # (curve_episodes, 1 + 2 S), flattened: number, losses, scores
         self.evaluated: Scores | None = None  # of the latest validation or test
@@ -193,19 +194,19 @@ class MetaLearner(LightningModule):
     def _log_curve(self, batch: TaskBatch) -> None:
         """Logs loss and score of the training tasks before adaptation and after each inner step."""
         judged = engine.evaluate(self.algorithm, batch, stage="train", every_state=True).mean(1)  # (2, S)
-        self._log_states("train", judged, len(batch.support_y))
+        self._log_states("train", judged, range(judged.shape[1]), len(batch.support_y))
 
     def _log_all(self, stage: str, report: dict[str, Any], tasks: int) -> None:
         named = {f"{stage}/{name}": value for name, value in report.items()}
         # A logged "step" is the x-axis of every logger: meta-updates done, whatever Lightning has counted.
         self.log_dict(named | {"step": float(self.global_step)}, batch_size=tasks, sync_dist=True)
 
-    def _log_states(self, stage: str, judged: Tensor, tasks: int) -> None:
+    def _log_states(self, stage: str, judged: Tensor, steps: Sequence[int], tasks: int) -> None:
         names = ("loss", self.algorithm.kind.short)
         report = {
             f"{name}_step_{state}": value
             for name, values in zip(names, judged, strict=True)
-            for state, value in enumerate(values)
+            for state, value in zip(steps, values, strict=True)
         }
         self._log_all(stage, report, tasks)
 
@@ -216,7 +217,7 @@ class MetaLearner(LightningModule):
         first = BLOCK * (self.trainer.global_rank + batch_idx * self.trainer.world_size)
         number = first + torch.arange(len(batch.support_y), device=batch.support_y.device, dtype=torch.float32)
         wanted = max(0, self.curve_episodes - first)
-        for part, every_state in ((slice(wanted), True), (slice(wanted, None), False)):
+        for part, every_state in ((slice(wanted), self.curve_steps or True), (slice(wanted, None), False)):
             tasks = TaskBatch(*(tensor[part] for tensor in batch))
             if len(tasks.support_y):
                 found = engine.evaluate(  # (2 and what is counted, T, S)
@@ -235,13 +236,14 @@ class MetaLearner(LightningModule):
         """Gathers the evaluation's tasks in their order, logs them and keeps them in `evaluated`."""
         width = 3 + 3 * CONFIDENCE_BINS * len(confidence_judges(self.algorithm))
         _, losses, scores, *confidence = ranks.in_order(self.judged, width).T
-        curve = ranks.in_order(self.curve, 1 + 2 * (self.algorithm.steps(stage) + 1))[:, 1:]
+        steps = self.curve_steps or range(self.algorithm.steps(stage) + 1)
+        curve = ranks.in_order(self.curve, 1 + 2 * len(steps))[:, 1:]
         curve = curve.unflatten(1, (2, -1)).transpose(0, 1)  # (2, E, S)
         self.evaluated = Scores(scores, losses, curve, confidence)
         mean, ci95 = interval(scores)
         report = {"loss": losses.mean(), self.algorithm.kind.short: mean, "ci95": ci95}
         self._log_all(stage, report, len(scores))
-        self._log_states(stage, curve.mean(1).float(), curve.shape[1])
+        self._log_states(stage, curve.mean(1).float(), steps, curve.shape[1])
 
 
 def _refuse_bad_optimizer(optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> None:

@@ -19,11 +19,12 @@ from fewshot.data.omniglot import SIDE
 from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
+from fewshot.grid import score_grid
 from fewshot.outer import MetaLearner
 from fewshot.predictor import Trained
 from fewshot.protocols import RUNS
 from fewshot.tasks import Classification
-from fewshot.testing import Tested, score
+from fewshot.testing import Tested, run, score
 
 
 def what_is_scored(
@@ -31,6 +32,8 @@ def what_is_scored(
 ) -> tuple[MetaLearner, Callable[[Trainer, MetaLearner], dict[str, Any]]]:
     """The learner, without its weights, and what scores it: on tasks of a folder, the official runs, or drawn ones."""
     known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
+    if "grid" in cfg:
+        _refuse_beside_grid(cfg)
     if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
         settle()
         if "n_way" not in cfg.data:
@@ -42,8 +45,21 @@ def what_is_scored(
         return learner, partial(answer, cfg, folder, input_shape=input_shape)
     official = cfg.protocol == RUNS
     data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg, "test")
+    if "grid" in cfg:
+        grid = build(cfg.grid)
+        plan = grid.plan(data, learner.algorithm)
+        return learner, partial(run, score_grid, cfg, folder, data=data, grid=grid, plan=plan)
     origin = Tested(cfg.ckpt_path, None if checkpoint is None else trained_on(checkpoint))
     return learner, partial(score, cfg, folder, data=data, origin=origin)
+
+
+def _refuse_beside_grid(cfg: DictConfig) -> None:
+    """A grid has tasks of its own, and is that of one learner as it was trained."""
+    beside = {"tasks_dir": cfg.tasks_dir, "protocol": cfg.protocol, "ensemble": cfg.ensemble, "views": cfg.get("views")}
+    if cfg.normalization != "trained":
+        beside["normalization"] = cfg.normalization
+    if given := [key for key, value in beside.items() if value]:
+        raise UserError(f"grid= draws tasks of its own for one learner as it was trained: leave {given[0]} out")
 
 
 def together(cfg: DictConfig, algorithm: Algorithm) -> Ensemble:

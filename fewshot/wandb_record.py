@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from fewshot.evaluation import Scores
+from fewshot.grid_record import Cell
 
 
 def log_test(loggers: Sequence[Logger], record: dict[str, Any], evaluated: Scores, plots: Path) -> None:
@@ -30,3 +31,13 @@ def log_test(loggers: Sequence[Logger], record: dict[str, Any], evaluated: Score
         logger.experiment.log({"test/episodes": episodes, "test/after_each_inner_step": line} | images)
         kept = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
         logger.experiment.summary.update({f"results/{key}": value for key, value in kept.items()})
+
+
+def log_grid(loggers: Sequence[Logger], cells: Sequence[Cell], picture: Path) -> None:
+    """Logs a grid as a table and its picture."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            rows = wandb.Table(list(Cell._fields), [list(cell) for cell in cells])
+            logger.experiment.log({"test/grid": rows, "plots/grid": wandb.Image(str(picture))})

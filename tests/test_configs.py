@@ -9,7 +9,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from fewshot import runs
-from fewshot.build import build_learner, build_loggers, build_trainer
+from fewshot.build import build, build_learner, build_loggers, build_trainer
 
 GROUPS = {
     str(folder.relative_to(ROOT / "conf")): sorted(f.stem for f in folder.glob("*.yaml"))
@@ -45,6 +45,12 @@ def test_every_file_composes_and_builds(compose_cfg: Compose, group: str, name: 
         cfg = compose_cfg(f"{group}={name}", f"data.root={root}", "model.hidden=8", small=False)
     elif group == "experiment" and "omniglot" in name:
         cfg = compose_cfg(f"experiment={name}", f"data.root={request.getfixturevalue('omniglot_root')}", small=False)
+    elif group == "grid":
+        cfg = compose_cfg(f"grid={name}", config="evaluate")
+        assert build(cfg.grid).ways == list(cfg.grid.ways)
+    elif group == "views":
+        cfg = compose_cfg(f"views={name}", config="evaluate")
+        assert len(build(cfg.views).maps) == cfg.views.count
     elif "sinusoid" in name:
         cfg = compose_cfg(f"{group}={name}", small=False)
     else:

@@ -77,6 +77,8 @@ def test_every_command_starts(command: str, trained: Path, tmp_path: Path) -> No
         small = ["steps=2", "slots=4", "width=3", "hidden=4", "batch=2"]
     if "5w1s_protonet" in command:  # its split is Omniglot's alone, and so many classes are not in the small data
         small = [*small, "data.split=official", "data.train_n_way=5"]
+    if "grid=" in command:
+        small += ["grid.episodes=2", "grid.steps=[0,1]"]
     if "--help" in command or "--cfg" in command or "photographs.py" in command:
         small = []
     if "sweep=hw15" in command:

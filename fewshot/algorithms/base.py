@@ -49,6 +49,12 @@ class Algorithm(nn.Module, ABC):
         """The inner steps of a stage."""
         return {"train": self.inner_steps, "val": self.eval_inner_steps, "test": self.test_inner_steps}[stage]
 
+    def can_answer(self, n_way: int) -> bool:
+        """Whether tasks of so many classes can be: a head that is trained has its number of outputs, of which what was
+        trained on fixed classes uses the first."""
+        outputs = self.kind.outputs("train")
+        return self.any_way or n_way == outputs or (self.fixed_labels and n_way < outputs)
+
     @abstractmethod
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterable[Fitted]:
         """Learns one task: support_x (N*K, C, H, W), support_y (N*K,) -> the sequence of fitted states.

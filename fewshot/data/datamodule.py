@@ -1,5 +1,6 @@
 """Episodes of images: tasks of any image source, drawn by index and gathered on the device."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -143,6 +144,25 @@ class EpisodeData(TaskData):
             if self.within_alphabet:
                 self._groups[name] = check_groups(shape, name, grouped([image_set.names[i] for i in listed]))
         self.image_set, self.classes = image_set, classes
+
+    def reshaped(self, shape: TaskShape, test_episodes: int, keys: Sequence[str]) -> "EpisodeData":
+        """The same images and classes, in test tasks of another shape.
+
+        Args:
+            keys: the three of the configuration that say the shape, for the refusal.
+
+        Raises:
+            UserError: the test classes cannot fill such tasks.
+        """
+        images = self._images()
+        check_shape(shape, "test", {images.names[i]: images.counts[i] for i in self.classes["test"]}, keys)
+        other = copy.copy(self)
+        if self.within_alphabet:
+            names = [images.names[i] for i in self.classes["test"]]
+            other._groups = {"test": check_groups(shape, "test", grouped(names))}
+        other.eval_shape = shape
+        other.eval_episodes = self.eval_episodes | {"test": test_episodes}
+        return other
 
     @property
     def input_shape(self) -> tuple[int, ...]:

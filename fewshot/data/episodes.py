@@ -37,21 +37,25 @@ class TaskShape(NamedTuple):
     q_query: int
 
 
-def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int]) -> None:
-    """Refuses tasks that the split cannot fill; `counts` has the images of each of its classes, by name."""
+def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int], keys: Sequence[str] | None = None) -> None:
+    """Refuses tasks that the split cannot fill.
+
+    Args:
+        counts: the images of each of its classes, by name.
+        keys: the three of the configuration that say the shape; None: those of the split.
+    """
     n_way, k_shot, q_query = shape
-    train = split == "train"
-    ways, shots, queries = ("train_n_way", "train_k_shot", "q_query") if train else ("n_way", "k_shot", "eval_q_query")
+    train = ("data.train_n_way", "data.train_k_shot", "data.q_query")
+    ways, shots, queries = keys or (train if split == "train" else ("data.n_way", "data.k_shot", "data.eval_q_query"))
     if n_way < 2 or k_shot < 1 or q_query < 1:
         raise UserError(
-            f"a task needs data.{ways} >= 2, data.{shots} >= 1 and data.{queries} >= 1, not {n_way}, {k_shot} and "
-            f"{q_query}"
+            f"a task needs {ways} >= 2, {shots} >= 1 and {queries} >= 1, not {n_way}, {k_shot} and {q_query}"
         )
     if n_way > len(counts):
-        raise UserError(f"data.{ways}={n_way} but split '{split}' has {len(counts)} classes: lower data.{ways}")
+        raise UserError(f"{ways}={n_way} but split '{split}' has {len(counts)} classes: lower {ways}")
     smallest = min(counts, key=lambda name: counts[name])
     if k_shot + q_query > counts[smallest]:
-        wanted = f"data.{shots}={k_shot} + data.{queries}={q_query} = {k_shot + q_query} images of a class"
+        wanted = f"{shots}={k_shot} + {queries}={q_query} = {k_shot + q_query} images of a class"
         if len(set(counts.values())) == 1:
             raise UserError(f"{wanted}, but every class has {counts[smallest]}: lower one of them")
         few = sum(count < k_shot + q_query for count in counts.values())

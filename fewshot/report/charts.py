@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from fewshot.evaluation import seed_interval
 from fewshot.figures import Line, draw_lines
+from fewshot.heat_map import Panel, draw_heat_maps
 from fewshot.report.collect import Group
 from fewshot.report.compare import score
 
@@ -68,17 +69,13 @@ def draw_map(groups: Sequence[Group], keys: Sequence[str], title: str, *, percen
     for group in groups:
         place = rows.index(group.settings.get(keys[0], "")), columns.index(group.settings.get(keys[1], ""))
         values[place] = score(group).mean
-    figure = Figure(figsize=(1.6 + 0.9 * len(columns), 1.4 + 0.5 * len(rows)), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(values, cmap="Blues", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            shown = f"{100 * value:.1f}" if percent else f"{value:.3g}"
-            color = "white" if value > middle else "black"
-            axis.text(column, row, shown, ha="center", va="center", fontsize=9, color=color)
-    axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(rows)), rows)
-    axis.set(xlabel=keys[1], ylabel=keys[0])
-    axis.set_title(f"{title} (%)" if percent else title, fontsize=9)
-    return figure
+    return draw_heat_maps(
+        [Panel("", values)],
+        rows,
+        columns,
+        xlabel=keys[1],
+        ylabel=keys[0],
+        title=f"{title}, mean over seeds",
+        unit=title,
+        percent=percent,
+    )
