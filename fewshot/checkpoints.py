@@ -226,7 +226,7 @@ def refuse_other_settings(cfg: DictConfig, checkpoint: dict[str, Any], folder: P
     for section in _OF_A_SWEEP:
         there, here = (dict(leaves(each.get(section), section)) for each in (stored, today))
         for key in sorted(there.keys() | here.keys()):
-            if there.get(key) != here.get(key):
+            if key in there and there[key] != here.get(key):  # keys that came since have their defaults
                 raise UserError(
                     f"{folder} holds a run with {key}={there.get(key)}, not {here.get(key)}: choose another "
                     "hydra.sweep.dir, or go on with the sweep as it was"

@@ -111,6 +111,7 @@ def score_grid(
     record = (
         circumstances(choices["algo"], learner.algorithm, cfg.seed, cfg.ckpt_path)
         | {"data": choices["data"], "split": known["split"], "quarter_turns": known["quarter_turns"]}
+        | {"within_alphabet": known["within_alphabet"]}
         | {"classes_sha256": known["classes_sha256"], "q_query": grid.q_query, "episodes": grid.episodes}
         | {"ways": grid.ways, "shots": grid.shots, "inner_steps": plan.steps, "empty": plan.empty}
         | {"train_n_way": data.train_shape.n_way, "train_k_shot": data.train_shape.k_shot}

@@ -15,7 +15,7 @@ from fewshot.data.datamodule import EpisodeData
 from fewshot.errors import UserError
 from fewshot.evaluation import write_json
 from fewshot.outer import MetaLearner
-from fewshot.protocols import RUNS, follow
+from fewshot.protocols import follow
 from fewshot.run_folder import clear_up, refuse_full_disk, tested
 from fewshot.run_record import RunRecord, train_seconds
 from fewshot.scored import together, trained_on, what_is_scored
@@ -43,9 +43,6 @@ def train(cfg: DictConfig) -> float:
             checkpoints.refuse_other_settings(cfg, checkpoint, folder)
         elif checkpoint is not None:
             cfg = checkpoints.restore(cfg, checkpoint, _overrides())
-        if cfg.protocol == RUNS:
-            raise UserError(f"protocol={RUNS} is for evaluate.py: nothing may be chosen by it")
-        cfg = follow(cfg, checkpoints.typed_keys(_overrides(), checkpoint))
         if checkpoint is not None and _trained(checkpoint, cfg, again=typed == checkpoints.LAST):
             value = checkpoints.best_value(checkpoint, cfg.optimized_metric)
             if not cfg.test or tested(folder, checkpoint["global_step"]):
@@ -86,7 +83,7 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     if cfg.test:
         scored = best.best_model_path
         checkpoints.load_weights(learner, checkpoints.read(scored), scored)
-        origin = Tested(scored, known["data"], trainer.global_step, record.seconds)
+        origin = Tested(known["data"], scored, known["data"], trainer.global_step, record.seconds)
         score(cfg, folder, trainer, learner, data=data, origin=origin)
     return float(best.best_model_score)  # type: ignore[arg-type]
 
@@ -97,7 +94,8 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     best = str(Path(path).with_name("best.ckpt"))
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
-    origin = Tested(best, trained_on(checkpoint), checkpoint["global_step"], train_seconds(checkpoint))
+    learned = trained_on(checkpoint)
+    origin = Tested(learned, best, learned, checkpoint["global_step"], train_seconds(checkpoint))
     score(cfg, folder, trainer, learner, data=data, origin=origin)
 
 

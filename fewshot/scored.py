@@ -6,23 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from fewshot import checkpoints
 from fewshot.algorithms.base import Algorithm
 from fewshot.algorithms.ensemble import Ensemble
 from fewshot.answers import answer
 from fewshot.build import build, build_learner, learner_for, refuse_other_ways, settle
-from fewshot.data.datamodule import EpisodeData
 from fewshot.data.omniglot import SIDE
 from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.grid import score_grid
+from fewshot.normalization import ways_to_test
 from fewshot.outer import MetaLearner
 from fewshot.predictor import Trained
-from fewshot.protocols import RUNS
+from fewshot.protocols import PROTOCOLS, RUNS
+from fewshot.seen import refuse_seen
 from fewshot.tasks import Classification
 from fewshot.testing import Tested, run, score
 
@@ -34,6 +36,8 @@ def what_is_scored(
     known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
     if "grid" in cfg:
         _refuse_beside_grid(cfg)
+    if cfg.tasks_dir and (cfg.protocol or cfg.normalization != "trained"):
+        raise UserError("tasks_dir=… is answered as the learner was trained: leave protocol and normalization out")
     if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
         settle()
         if "n_way" not in cfg.data:
@@ -45,11 +49,18 @@ def what_is_scored(
         return learner, partial(answer, cfg, folder, input_shape=input_shape)
     official = cfg.protocol == RUNS
     data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg, "test")
+    others = _others(cfg)
+    if others or official or any(key.split(".")[0] in ("data", "seed", "experiment") for key in typed):
+        refuse_seen(data, ({} if known is None else {cfg.ckpt_path: known}) | others, str(cfg.data.get("root")))
+    ways_to_test(learner.algorithm, cfg.normalization)  # refuses what cannot be
     if "grid" in cfg:
         grid = build(cfg.grid)
         plan = grid.plan(data, learner.algorithm)
         return learner, partial(run, score_grid, cfg, folder, data=data, grid=grid, plan=plan)
-    origin = Tested(cfg.ckpt_path, None if checkpoint is None else trained_on(checkpoint))
+    learned = None if checkpoint is None else trained_on(checkpoint)
+    asked = RUNS if official else HydraConfig.get().runtime.choices["data"]
+    own = learned is not None and not official and "data" not in typed
+    origin = Tested(str(learned) if own else asked, cfg.ckpt_path, learned)
     return learner, partial(score, cfg, folder, data=data, origin=origin)
 
 
@@ -62,12 +73,26 @@ def _refuse_beside_grid(cfg: DictConfig) -> None:
         raise UserError(f"grid= draws tasks of its own for one learner as it was trained: leave {given[0]} out")
 
 
+def _others(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """What the further checkpoints of an ensemble say of their runs, by path; refuses code of others."""
+    if not isinstance(cfg.ensemble, ListConfig):
+        raise UserError(f"ensemble={cfg.ensemble} must be a list: ensemble=[{cfg.ensemble}]")
+    found = {}
+    for path in cfg.ensemble:
+        checkpoint = checkpoints.read(path)
+        checkpoints.refuse_untrusted(checkpoint, path, cfg.trust)
+        found[path] = checkpoint[checkpoints.RECORD]
+    return found
+
+
 def together(cfg: DictConfig, algorithm: Algorithm) -> Ensemble:
     """The learner with the others of the ensemble, and its views."""
     if not isinstance(algorithm.kind, Classification):
         raise UserError("ensemble=… and views=… average probabilities of classes: regression has none")
     if cfg.ckpt_path is None:
         raise UserError("ensemble=… and views=… are for what was trained: ckpt_path=RUN/checkpoints/best.ckpt")
+    if cfg.protocol in PROTOCOLS and len(PROTOCOLS[cfg.protocol].inner_steps) > 1:
+        raise UserError(f"protocol={cfg.protocol} tells scores after several inner steps, which one learner alone has")
     own = tuple(checkpoints.read(cfg.ckpt_path)[checkpoints.RECORD]["input_shape"])
     members = [algorithm]
     for path in cfg.ensemble:
@@ -77,27 +102,25 @@ def together(cfg: DictConfig, algorithm: Algorithm) -> Ensemble:
                 f"ensemble: {path} sees images of {other.input_shape}, ckpt_path={cfg.ckpt_path} of {own}: they must "
                 "be of one size"
             )
-        members.append(other.algorithm(algorithm.kind))
+        member = other.algorithm(Classification(algorithm.kind.outputs("test"), other.outputs))
+        refuse_other_ways(member)
+        if algorithm.test_inner_steps and member.test_inner_steps:
+            member.test_inner_steps = algorithm.test_inner_steps
+        members.append(member)
     return Ensemble(members, build(cfg.views) if cfg.get("views") else None)
 
 
 def _official_runs(cfg: DictConfig, known: dict[str, Any] | None, typed: Sequence[str]) -> tuple[TaskData, MetaLearner]:
     """The benchmark, at the learner's size of image (the scans' where nothing was trained), and the learner."""
     settle()
+    if "image_size" not in cfg.data:
+        raise UserError(f"protocol={RUNS} shows images of characters, and data={cfg.data._target_} has none")
     scanned = known is None and "data.image_size" not in typed
     data = OmniglotRuns(
         cfg.data.root,
         image_size=SIDE if scanned else cfg.data.image_size,
         train_outputs=None if known is None else known["n_out"],
     )
-    for learned in [] if known is None else [known, *(checkpoints.read(p)[checkpoints.RECORD] for p in cfg.ensemble)]:
-        stored = OmegaConf.create(learned["config"])
-        stored.data.root = cfg.data.root
-        trained = build(stored.data)
-        trained.setup()
-        if isinstance(trained, EpisodeData):
-            assert trained.image_set is not None
-            data.refuse_spoiled(trained.image_set, trained.classes["train"] + trained.classes["val"])
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     learner = learner_for(cfg, data.input_shape, data.kind)
     refuse_other_ways(learner.algorithm)

@@ -26,8 +26,9 @@ from fewshot.wandb_record import log_test
 
 
 class Tested(NamedTuple):
-    """What is scored, and where it comes from."""
+    """What is scored on which data set, and where it comes from."""
 
+    data: str  # by name
     checkpoint: str | None
     trained_on: str | None  # the data set, by name; None: nothing was trained
     train_steps: int | None = None
@@ -41,7 +42,7 @@ def score(
     started = time.perf_counter()
     algorithm = learner.algorithm
     found: dict[str, Scores] = {}
-    for way in ways_to_test(algorithm, cfg.normalization):
+    for way in ways_to_test(algorithm, cfg.get("normalization", "trained")):
         with normalized(learner, way):
             run(trainer.test, learner, datamodule=data, verbose=False)
         assert learner.evaluated is not None
@@ -69,10 +70,9 @@ def score(
 
 def _record(cfg: DictConfig, learner: MetaLearner, data: TaskData, evaluated: Scores, origin: Tested) -> dict[str, Any]:
     choices = HydraConfig.get().runtime.choices
-    name = cfg.protocol if isinstance(data, OmniglotRuns) else choices["data"]
     return (
         circumstances(choices["algo"], learner.algorithm, cfg.seed, origin.checkpoint)
-        | {"data": name, "trained_on": origin.trained_on, **data.record()}
+        | {"data": origin.data, "trained_on": origin.trained_on, **data.record()}
         | _numbers(evaluated)
         | {
             "loss": evaluated.losses.mean().item(),
@@ -101,7 +101,8 @@ def _lines(data: TaskData, known: dict[str, Any]) -> list[str]:
         lines.append(f"  error {100 * (1 - known['mean']):.2f} %")
     asked = PROTOCOLS[protocol["name"]].inner_steps if protocol["name"] in PROTOCOLS else ()
     curve = known["after_each_inner_step"]
-    for step in asked if len(asked) > 1 and known["inner_steps"] else ():
+    told = len(asked) > 1 and known["inner_steps"] and curve["episodes"] == known["episodes"]
+    for step in asked if told else ():
         lines.append(f"  after {step} inner steps: {curve['mean'][step]:.3f} ± {curve['ci95'][step]:.3f}")
     if known["trained_on"] not in (None, known["data"]):
         lines.append(f"  across data sets: trained on {known['trained_on']}, tested on {known['data']}")

@@ -86,6 +86,14 @@ def test_evaluate_averages_checkpoints_and_views(compose_cfg: Compose, tmp_path:
     viewed = score("views=affine", "views.count=2")
     assert viewed["views"] == 2
     assert viewed["loss"] != alone["loss"]
+    with pytest.raises(UserError, match=r"ensemble=x must be a list: ensemble=\[x\]"):
+        score("ensemble=x")
+    with pytest.raises(UserError, match="protocol=maml tells scores after several inner steps"):
+        evaluate(
+            compose_cfg(
+                *SMALL[:2], f"ckpt_path={best[0]}", "views=affine", "protocol=maml", config="evaluate", small=False
+            )
+        )
     with pytest.raises(UserError, match="are for what was trained: ckpt_path="):
         evaluate(compose_cfg("algo=nearest", "views=affine", config="evaluate"))
     train(compose_cfg("algo=protonet", "data.image_size=20", "test=false", folder=tmp_path / "20"))

@@ -282,3 +282,10 @@ def test_test_tasks_are_sealed_while_training(compose_cfg: Compose) -> None:
     for asked in (lambda: data.task_batch("test", 0), lambda: data.episodes_sha256("test"), data.example):
         with pytest.raises(RuntimeError, match="before training has ended"):
             asked()
+
+
+def test_classes_of_one_group_are_no_alphabets(compose_cfg: Compose, image_folder: Path) -> None:
+    more = ["data=folder", f"data.root={image_folder}", "data.image_size=8", "data.n_way=2", "data.eval_q_query=5"]
+    data = build(compose_cfg(*more, "data.within_alphabet=true", small=False).data)
+    with pytest.raises(UserError, match="all classes of split 'train' are of one group"):
+        data.setup()

@@ -45,7 +45,8 @@ def test_every_item_stands_with_its_class(tmp_path: Path, unpacked: bool) -> Non
     runs = load_runs(str(write_runs(tmp_path, unpacked=unpacked)), 105)
     assert runs.support_x.shape == runs.query_x.shape == (20, 20, 1, 105, 105)
     assert runs.query_y[3].tolist() == [*range(1, 20), 0]
-    shown = runs.support_x[0][runs.query_y[0]]
+    assert runs.support_y[3].tolist() != list(range(20))  # not class after class
+    shown = runs.support_x[0][runs.support_y[0].argsort()][runs.query_y[0]]
     assert (shown - runs.query_x[0]).abs().sum((1, 2, 3)).tolist() == [3.0] * 20  # one column of three pixels
     assert runs.support_x.max() == 1  # ink
 
@@ -70,8 +71,11 @@ def test_evaluate_scores_the_runs(compose_cfg: Compose, tmp_path: Path, capsys) 
     assert (found["mean"], found["episodes"], found["n_way"], found["q_query"]) == (1.0, 20, 20, 1)
     assert found["split"] == found["data"] == found["protocol"]["name"] == "omniglot_20runs"
     assert "error 0.00 %" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is for evaluate.py: nothing may be chosen by it"):
-        train(compose_cfg("protocol=omniglot_20runs"))
+    typed = ("algo=nearest", "protocol=omniglot_20runs", root, "data.k_shot=5")
+    with pytest.raises(UserError, match="protocol=omniglot_20runs is data.k_shot=1, and you type data.k_shot=5"):
+        evaluate(compose_cfg(*typed, config="evaluate", small=False))
+    with pytest.raises(UserError, match="shows images of characters, and data=fewshot.data.sinusoid.SinusoidData has"):
+        evaluate(compose_cfg("algo=zero", "data=sinusoid", typed[1], config="evaluate", small=False))
 
 
 def test_a_learner_that_saw_the_runs_is_refused(compose_cfg: Compose, tmp_path: Path) -> None:
@@ -140,20 +144,20 @@ def test_anchors_to_the_printed_digit(compose_cfg: Compose, real_runs: str, algo
 def test_eight_of_the_runs_are_in_vinyals_training_classes(
     compose_cfg: Compose, real_runs: str, tmp_path: Path
 ) -> None:
-    small = [f"data.root={real_runs}", "data.split=vinyals", "data.n_way=20", "algo=protonet", "test=false"]
-    train(compose_cfg(*small, *SCORED, *TINY, small=False, folder=tmp_path))
+    small = [f"data.root={real_runs}", "data.split=vinyals", "data.n_way=20", "algo=protonet"]
+    train(compose_cfg(*small, *SCORED, *TINY, "test=false", small=False, folder=tmp_path))
     best = f"ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
-    asked = compose_cfg(
-        *small[:4], *SCORED[:1], *TINY[:2], best, "protocol=omniglot_20runs", config="evaluate", small=False
-    )
-    with pytest.raises(UserError, match=r"characters of 8 of the 20 runs \(1, 2, 3, 4, 5, 6, 7, 8\)"):
-        evaluate(asked)
+    common = [*small, "trainer.accelerator=cpu", *TINY[:2], best, "protocol=omniglot_20runs"]
+    for asked in ([], ["data.image_size=30"]):  # its network would take 16 to 31 pixels
+        with pytest.raises(UserError, match=r"characters of 8 of the 20 runs \(1, 2, 3, 4, 5, 6, 7, 8\)"):
+            evaluate(compose_cfg(*common, *asked, config="evaluate", small=False))
 
 
 def test_a_learner_of_the_background_set_is_scored(compose_cfg: Compose, real_runs: str, tmp_path: Path) -> None:
     small = [f"data.root={real_runs}", "data.n_way=20", "data.within_alphabet=true", "algo=protonet", *SCORED, *TINY]
     train(compose_cfg(*small, "test=false", small=False, folder=tmp_path))
     best = f"ckpt_path={tmp_path / 'checkpoints' / 'best.ckpt'}"
-    found = evaluate(compose_cfg(*small, best, "protocol=omniglot_20runs", config="evaluate", small=False))
+    official = [f"data.root={real_runs}", "algo=protonet", "trainer.accelerator=cpu", "model.hidden=4", best]
+    found = evaluate(compose_cfg(*official, "protocol=omniglot_20runs", config="evaluate", small=False))
     assert found["trained_on"] == "omniglot"
     assert 0 < found["mean"] < 1

@@ -56,6 +56,12 @@ def test_what_a_protocol_fixes_cannot_be_typed_otherwise(compose_cfg: Compose, t
     best = checkpoint(compose_cfg, trained, "maml")
     with pytest.raises(UserError, match="protocol=hw15 is episodes=640, and you type episodes=10"):
         score(compose_cfg, *OWN, best, "protocol=hw15", "episodes=10")
+    with pytest.raises(UserError, match="protocol=maml is algo.eval_inner_steps=10, and you type algo.eval_inner_st"):
+        score(compose_cfg, *OWN, best, "protocol=maml", "algo.eval_inner_steps=5")
+    with pytest.raises(UserError, match="protocol=maml is data.within_alphabet=False, and you type data.within_al"):
+        score(compose_cfg, *OWN, best, "protocol=maml", "data.within_alphabet=true")
+    with pytest.raises(UserError, match="tasks_dir=… is answered as the learner was trained: leave protocol"):
+        score(compose_cfg, *OWN, best, "protocol=maml", "tasks_dir=TASKS")
     with pytest.raises(UserError, match="protocol=mine is not one of standard, maml, protonet, reptile, hw15, omni"):
         score(compose_cfg, *OWN, best, "protocol=mine")
     with pytest.raises(UserError, match="normalization=all is not one of trained, transductive, inductive, both"):
@@ -66,7 +72,7 @@ def test_what_a_protocol_fixes_cannot_be_typed_otherwise(compose_cfg: Compose, t
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_is_known_by_what_it_fixes(compose_cfg: Compose, name: str) -> None:
-    cfg = follow(compose_cfg(f"protocol={name}", small=False), [])
+    cfg = follow(compose_cfg(f"protocol={name}", config="evaluate", small=False), [])
     cfg.protocol = None
     assert name_of(cfg) == name
     cfg.episodes = 999
@@ -182,3 +188,23 @@ def test_what_is_tested_alone_must_be_possible(compose_cfg: Compose, trained) ->
     assert score(compose_cfg, *OWN, best, *more)["within_alphabet"]
     with pytest.raises(UserError, match="data.train_n_way=11, but the largest group"):
         train(compose_cfg(*OWN, *more, small=False))
+
+
+def test_a_learner_that_saw_the_test_classes_is_refused(
+    compose_cfg: Compose, image_folder: Path, tmp_path: Path
+) -> None:
+    """By another seed, random classes are divided otherwise: alone, and in an ensemble."""
+    own = ["data=folder", f"data.root={image_folder}", "data.image_size=16", "data.source.channels=3", "algo=protonet"]
+    own += ["data.n_way=3", "data.eval_q_query=5", "data.steps_per_epoch=2", "trainer.max_steps=2", "model.hidden=4"]
+    own += ["trainer.accelerator=cpu", "data.val_episodes=2", "episodes=2"]
+    best = []
+    for seed in (1, 2):
+        train(compose_cfg(*own, f"seed={seed}", "test=false", small=False, folder=tmp_path / str(seed)))
+        best.append(tmp_path / str(seed) / "checkpoints" / "best.ckpt")
+    same = [*own[:5], *own[5:6], own[6], *own[9:], f"ckpt_path={best[0]}", "seed=1"]
+    assert score(compose_cfg, *same)["episodes"] == 2
+    for wrong in ("seed=2", f"ensemble=[{best[1]}]"):
+        with pytest.raises(
+            UserError, match=r"was trained, or chosen, on \d of the \d test classes, class.* among them"
+        ):
+            score(compose_cfg, *same, wrong)

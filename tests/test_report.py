@@ -179,7 +179,7 @@ def test_two_keys_make_a_map() -> None:
     ]  # fmt: skip
     runs = [run._replace(record=run.record | {"after_each_inner_step": {"mean": [0.2]}}) for run in runs]
     found = charts(group_runs(runs), "accuracy", "acc")
-    (axis,) = found["map"].axes
+    axis, _colours = found["map"].axes
     assert [text.get_text() for text in axis.texts] == ["18.3", "26.3", "38.3", "46.3"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["1", "3"]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["8", "16"]

@@ -66,5 +66,5 @@ class Hausdorff(Algorithm):
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
-    apart = torch.cdist(one, other)
+    apart = torch.cdist(one, other, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.maximum(apart.amin(1).mean(), apart.amin(0).mean())

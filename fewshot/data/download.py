@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from http.client import HTTPException
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def download(url: str, place: Path, md5: str, instead: str) -> None:
     """
     from torchvision.datasets.utils import download_url
 
-    temporary = place.with_name(f"{place.name}.tmp")
+    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
     try:
         log.info("downloading %s to %s", place.name, place.parent)
         download_url(url, str(place.parent), temporary.name, md5)

@@ -67,6 +67,11 @@ def check_shape(shape: TaskShape, split: str, counts: Mapping[str, int], keys: S
 
 def check_groups(shape: TaskShape, split: str, groups: Mapping[str, Sequence[int]]) -> list[Sequence[int]]:
     """The groups of classes that can fill a task; refuses a split without any. `groups` has the classes of each."""
+    if len(groups) == 1:
+        raise UserError(
+            f"data.within_alphabet=true, but all classes of split '{split}' are of one group: there is nothing to keep "
+            "apart, data.within_alphabet=false"
+        )
     enough = [members for members in groups.values() if len(members) >= shape.n_way]
     if not enough:
         largest = max(groups, key=lambda name: len(groups[name]))

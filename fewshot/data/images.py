@@ -49,6 +49,11 @@ class ImageSet:
         return self.images[start : start + self.counts[number]]
 
 
+def unturned(name: str) -> str:
+    """The name of the class that a quarter-turned one was made of."""
+    return _TURN.sub("", name)
+
+
 def grouped(names: Sequence[str]) -> dict[str, list[int]]:
     """The places of the classes of each group; a group's quarter-turn is a group of its own."""
     groups: dict[str, list[int]] = {}

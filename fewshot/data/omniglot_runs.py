@@ -147,7 +147,9 @@ def _run(place: Any, found: Path, image_size: int) -> TaskBatch:
         for names in (classes, items)
     )
     labels = torch.tensor([classes.index(answers[item]) for item in items])
-    return TaskBatch(support, torch.arange(CHARACTERS), query, labels)
+    # In random order, always the same: learners that read one after the other were trained so.
+    order = torch.randperm(CHARACTERS, generator=torch.Generator().manual_seed(0))
+    return TaskBatch(support[order], order, query, labels)
 
 
 def _image(root: Any, name: str, found: Path, image_size: int) -> np.ndarray:

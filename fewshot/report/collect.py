@@ -126,6 +126,11 @@ def _read(folder: Path) -> Run | None:
     for section in (*SECTIONS, "trainer"):
         values = dict(leaves(tree.get(section), section))
         settings |= {key: str(value) for key, value in values.items()}
+    for key in ("protocol", "normalization", "ensemble"):
+        if tree.get(key):
+            settings[f"test.{key}"] = str(tree[key])
+    if tree.get("views"):
+        settings["test.views"] = str(tree["views"]["count"])
     written = (folder / "results.json").stat().st_mtime
     return Run(folder, settings, record, _log(folder / "metrics.csv"), _scores(folder / "episodes.csv"), written)
 
