@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -119,6 +120,27 @@ def fake_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                         with archive.open(name, "w") as file:
                             Image.fromarray(pixels).convert("1").save(file, "PNG")
     return root
+
+
+def write_runs(folder: Path, *, unpacked: bool = False) -> Path:
+    """Twenty runs in the official layout; class k of a run is a bar at row k, its item one pixel shorter."""
+    place = folder / "all_runs"
+    for run in range(1, 21):
+        for part, stem in (("training", "class"), ("test", "item")):
+            (place / f"run{run:02d}" / part).mkdir(parents=True)
+            for number in range(1, 21):
+                image = Image.new("1", (105, 105), 1)
+                row = 5 * (number if part == "training" else number % 20 + 1) - 4
+                image.paste(0, (run, row, 100 - (part == "test"), row + 3))
+                image.save(place / f"run{run:02d}" / part / f"{stem}{number:02d}.png")
+        pairs = [
+            f"run{run:02d}/test/item{n:02d}.png run{run:02d}/training/class{n % 20 + 1:02d}.png" for n in range(1, 21)
+        ]
+        (place / f"run{run:02d}" / "class_labels.txt").write_text("\n".join(pairs) + "\n")
+    if not unpacked:
+        shutil.make_archive(str(place), "zip", place)
+        shutil.rmtree(place)
+    return folder
 
 
 def make_image_folder(root: Path) -> Path:

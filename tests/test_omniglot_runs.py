@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REAL_OMNIGLOT, Compose
+from conftest import REAL_OMNIGLOT, Compose, write_runs
 from PIL import Image
 
 from fewshot.algorithms.hausdorff import Hausdorff
@@ -17,27 +17,6 @@ from fewshot.tasks import Classification
 KIND = Classification(20)
 TINY = ["data.meta_batch_size=1", "model.hidden=4", "trainer.max_steps=2", "data.steps_per_epoch=2"]
 SCORED = ["trainer.accelerator=cpu", "data.val_episodes=1", "episodes=1", "data.eval_q_query=1", "data.q_query=1"]
-
-
-def write_runs(folder: Path, *, unpacked: bool = False) -> Path:
-    """Twenty runs in the official layout; class k of a run is a bar at row k, its item one pixel shorter."""
-    place = folder / "all_runs"
-    for run in range(1, 21):
-        for part, stem in (("training", "class"), ("test", "item")):
-            (place / f"run{run:02d}" / part).mkdir(parents=True)
-            for number in range(1, 21):
-                image = Image.new("1", (105, 105), 1)
-                row = 5 * (number if part == "training" else number % 20 + 1) - 4
-                image.paste(0, (run, row, 100 - (part == "test"), row + 3))
-                image.save(place / f"run{run:02d}" / part / f"{stem}{number:02d}.png")
-        pairs = [
-            f"run{run:02d}/test/item{n:02d}.png run{run:02d}/training/class{n % 20 + 1:02d}.png" for n in range(1, 21)
-        ]
-        (place / f"run{run:02d}" / "class_labels.txt").write_text("\n".join(pairs) + "\n")
-    if not unpacked:
-        shutil.make_archive(str(place), "zip", place)
-        shutil.rmtree(place)
-    return folder
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
