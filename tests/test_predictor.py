@@ -27,7 +27,9 @@ from fewshot.predictor import FewShotClassifier, FewShotRegressor
 from fewshot.runs import train
 from fewshot.tasks import TaskBatch
 
-ALGORITHMS = sorted({path.stem for path in (ROOT / "conf" / "algo").glob("*.yaml")} - {"own", "zero", "nearest"})
+ALGORITHMS = sorted(
+    {path.stem for path in (ROOT / "conf" / "algo").glob("*.yaml")} - {"own", "zero", "nearest", "hausdorff"}
+)
 ANY_WAY = ["baselinepp", "matchingnet", "metaoptnet", "protomaml", "protonet", "r2d2", "relationnet"]
 QUICK = {
     "baselinepp": ["data.meta_batch_size=1", "algo.eval_inner_steps=5"],
