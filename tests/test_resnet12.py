@@ -135,7 +135,8 @@ def test_the_meta_gradient_is_of_second_order() -> None:
     assert abs(slopes[1] - slopes[0]) > 0.01 * abs(slopes[0])
 
 
-ALGOS = sorted(path.stem for path in (ROOT / "conf" / "algo").glob("*.yaml") if path.stem not in ("own", "zero"))
+WITHOUT = ("own", "zero", "hausdorff")  # to be written; without a network
+ALGOS = sorted(path.stem for path in (ROOT / "conf" / "algo").glob("*.yaml") if path.stem not in WITHOUT)
 OWN = {
     "cavia": ["algo.layer=body.2.residual.7"],
     "relationnet": ["data.image_size=64"],
