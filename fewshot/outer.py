@@ -1,6 +1,5 @@
 """The outer loop: the one LightningModule, which meta-trains any algorithm under manual optimisation."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,16 +18,10 @@ from fewshot import engine, ranks
 from fewshot.algorithms.base import Algorithm
 from fewshot.bad_tasks import BadTasks
 from fewshot.calibration import confidence_judges
-from fewshot.chunks import refuse_bad_chunk
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, interval
+from fewshot.outer_options import SCHEDULES, refuse_bad_options
 from fewshot.tasks import BLOCK, CONFIDENCE_BINS, Stage, TaskBatch
-
-_SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps done -> share of the step size
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
 
 
 class MetaLearner(LightningModule):
@@ -62,30 +55,7 @@ class MetaLearner(LightningModule):
         curve_episodes: int = 100,
     ) -> None:
         super().__init__()
-        if schedule not in _SCHEDULES:
-            raise UserError(f"outer.schedule={schedule} is not one of {', '.join(_SCHEDULES)}")
-        if grad_clip is not None and not grad_clip > 0:
-            raise UserError(f"outer.grad_clip={grad_clip} must be positive, or null for no clipping")
-        if curve_episodes < 1:
-            raise UserError(f"outer.curve_episodes={curve_episodes} must be at least 1")
-        _refuse_bad_optimizer(optimizer)
-        refuse_bad_chunk(algorithm.task_chunk)
-        if compile and algorithm.anneals:
-            raise UserError(
-                f"outer.compile=true, but {type(algorithm).__name__} computes something else from step to step, and "
-                "would be compiled as often: outer.compile=false"
-            )
-        if recompute and not getattr(algorithm, "create_graph", False):
-            raise UserError(
-                f"outer.recompute=true has no effect: {type(algorithm).__name__} keeps nothing of inner steps, or "
-                "algo.create_graph=false does not; outer.recompute=false"
-            )
-        if compile and algorithm.task_chunk == "auto":
-            raise UserError(
-                "outer.compile=true compiles for chunks of one size: set algo.task_chunk to a number or null"
-            )
-        if recompute and compile:
-            raise UserError("outer.recompute=true and outer.compile=true: one of them; what is compiled decides itself")
+        refuse_bad_options(algorithm, optimizer, schedule, grad_clip, compile, recompute, curve_episodes)
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.optimizer = optimizer
@@ -162,7 +132,7 @@ class MetaLearner(LightningModule):
         """One optimiser over everything meta-learned, and the schedule of its step size."""
         optimizer = self.optimizer(self.parameters())
         total = max(1, self.trainer.max_steps)
-        scheduler = LambdaLR(optimizer, lambda step: _SCHEDULES[self.schedule](step / total))
+        scheduler = LambdaLR(optimizer, lambda step: SCHEDULES[self.schedule](step / total))
         return [optimizer], [scheduler]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -244,14 +214,6 @@ class MetaLearner(LightningModule):
         report = {"loss": losses.mean(), self.algorithm.kind.short: mean, "ci95": ci95}
         self._log_all(stage, report, len(scores))
         self._log_states(stage, curve.mean(1).float(), steps, curve.shape[1])
-
-
-def _refuse_bad_optimizer(optimizer: Callable[[Iterable[Tensor]], Optimizer]) -> None:
-    """Tried on one weight: otherwise its mistakes show when training begins."""
-    try:
-        optimizer([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
-        raise UserError(f"outer.optimizer: {error}") from error
 
 
 def _differentiable(batch: TaskBatch) -> TaskBatch:

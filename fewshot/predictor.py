@@ -177,9 +177,9 @@ class FewShotClassifier:
 
     def _for_ways(self, ways: int) -> Algorithm:
         algorithm, trained, name = self._algorithm, self._trained.outputs, type(self._algorithm).__name__
-        if algorithm.fixed_labels and not algorithm.any_way and ways > trained:
-            raise UserError(f"{ways} classes, but {name} has a head for {trained}: at most so many")
-        if not (algorithm.any_way or algorithm.fixed_labels) and ways != trained:
+        if not algorithm.can_answer(ways):
+            if algorithm.fixed_labels:
+                raise UserError(f"{ways} classes, but {name} has a head for {trained}: at most so many")
             raise UserError(
                 f"{ways} classes, but {name} learned one head for tasks of {trained}: give {trained}, or take an "
                 "algorithm that makes a head for every task, as protonet or r2d2"

@@ -20,13 +20,15 @@ from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.grid import score_grid
-from fewshot.normalization import ways_to_test
 from fewshot.outer import MetaLearner
 from fewshot.predictor import Trained
 from fewshot.protocols import PROTOCOLS, RUNS
 from fewshot.seen import refuse_seen
 from fewshot.tasks import Classification
 from fewshot.testing import Tested, run, score
+from fewshot.transduction import ways_to_test
+
+_DIVIDE = ("data", "data.root", "data.split", "seed", "experiment")  # keys that move classes from split to split
 
 
 def what_is_scored(
@@ -50,7 +52,7 @@ def what_is_scored(
     official = cfg.protocol == RUNS
     data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg, "test")
     others = _others(cfg)
-    if others or official or any(key.split(".")[0] in ("data", "seed", "experiment") for key in typed):
+    if others or official or any(key in _DIVIDE or key.startswith("data.source") for key in typed):
         refuse_seen(data, ({} if known is None else {cfg.ckpt_path: known}) | others, str(cfg.data.get("root")))
     ways_to_test(learner.algorithm, cfg.normalization)  # refuses what cannot be
     if "grid" in cfg:

@@ -17,11 +17,11 @@ from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
 from fewshot.evaluation import Scores, circumstances, interval, state_curve, summary, write_episodes, write_json
-from fewshot.normalization import normalized, way_of, ways_to_test
 from fewshot.order_effect import order_effect
 from fewshot.outer import MetaLearner
 from fewshot.preemption import EXIT_CODE
 from fewshot.protocols import PROTOCOLS, name_of, protocol_record
+from fewshot.transduction import normalized, way_of, ways_to_test
 from fewshot.wandb_record import log_test
 
 

@@ -164,13 +164,14 @@ def test_labels_classes_images_and_places_are_fair(given: Fillable, seed: int) -
 
 
 @fuzz()
-@given(st.data(), st.integers(1, 50), st.integers(1, 60), SEEDS)
-def test_distinct_numbers_are_distinct_and_in_range(data: st.DataObject, tasks: int, total: int, seed: int) -> None:
-    count = data.draw(st.integers(1, total))
-    chosen = _distinct(np.random.default_rng(seed), tasks, total, count)
-    assert chosen.shape == (tasks, count)
+@given(st.data(), st.lists(st.integers(1, 60), min_size=1, max_size=50), SEEDS)
+def test_distinct_numbers_are_distinct_and_in_range(data: st.DataObject, totals: list[int], seed: int) -> None:
+    """Also where each task has another number of classes to choose from, as within alphabets."""
+    count = data.draw(st.integers(1, min(totals)))
+    chosen = _distinct(np.random.default_rng(seed), np.array(totals), count)
+    assert chosen.shape == (len(totals), count)
     assert chosen.min() >= 0
-    assert chosen.max() < total
+    assert (chosen < np.array(totals)[:, None]).all()
     assert all(len(set(row)) == count for row in chosen.tolist())
 
 

@@ -12,10 +12,10 @@ from fewshot.algorithms.base import last
 from fewshot.build import build
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
-from fewshot.normalization import normalized, ways_to_test
 from fewshot.outer import MetaLearner
 from fewshot.protocols import PROTOCOLS, follow, name_of
 from fewshot.runs import evaluate, train
+from fewshot.transduction import normalized, ways_to_test
 
 OWN = [override for override in SMALL if not override.startswith(("episodes", "outer.curve"))]
 
@@ -168,7 +168,14 @@ def test_no_test_task_is_drawn_before_training_has_ended(compose_cfg: Compose, m
         train(compose_cfg(folder=tmp_path / "peeping"))
 
 
-def test_across_data_sets_is_reported_as_such(compose_cfg: Compose, trained, fake_omniglot: Path, capsys) -> None:
+def gone(*arguments: object, **options: object) -> None:
+    raise AssertionError("the data set of the training was read")
+
+
+def test_across_data_sets_is_reported_as_such(
+    compose_cfg: Compose, trained, fake_omniglot: Path, monkeypatch, capsys
+) -> None:
+    """Also where the data set of the training is not at hand."""
     best = checkpoint(compose_cfg, trained, "maml")
     there = ["data=omniglot", f"data.root={fake_omniglot}", "data.n_way=3", "data.train_n_way=3"]
     at_three = checkpoint(compose_cfg, trained, "fomaml", "data.n_way=3")
@@ -179,6 +186,8 @@ def test_across_data_sets_is_reported_as_such(compose_cfg: Compose, trained, fak
     assert within["trained_on"] == within["data"] == "strokes"
     assert "across data sets" not in capsys.readouterr().out
     assert json.loads((Path(trained["folder"]) / "maml" / "results.json").read_text())["trained_on"] == "strokes"
+    monkeypatch.setattr("fewshot.data.strokes.cached", gone)
+    assert score(compose_cfg, *OWN[3:], at_three, *there, "episodes=8")["mean"] == found["mean"]
 
 
 def test_what_is_tested_alone_must_be_possible(compose_cfg: Compose, trained) -> None:

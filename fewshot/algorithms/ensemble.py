@@ -1,7 +1,6 @@
 """Several answers to one query, averaged: of several trained learners, of several distorted copies of every image."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,10 +35,7 @@ class Views:
         self.maps: Sequence[Tensor | None] = [None, *(() if drawn is None else drawn)]  # of each (2, 2, 3)
 
 
-class Members(NamedTuple):
-    """What a task leaves: of every learner, for every copy, its fitted state."""
-
-    fitted: tuple[tuple[Fitted, ...], ...]
+Members = tuple[tuple[Fitted, ...], ...]  # what a task leaves: of every learner, for every copy, its fitted state
 
 
 class Ensemble(Algorithm):
@@ -74,11 +70,9 @@ class Ensemble(Algorithm):
     def fit(self, params: Params, support_x: Tensor, support_y: Tensor, *, stage: Stage = "test") -> Iterator[Members]:
         """Every learner learns every copy of the support set."""
         copies = [self._seen(support_x, maps, 0) for maps in self.maps]
-        yield Members(
-            tuple(
-                tuple(last(member.fit(self._own(params, place), copy, support_y, stage=stage)) for copy in copies)
-                for place, member in enumerate(self._algorithms())
-            )
+        yield tuple(
+            tuple(last(member.fit(self._own(params, place), copy, support_y, stage=stage)) for copy in copies)
+            for place, member in enumerate(self._algorithms())
         )
 
     def predict(self, fitted: Members, query_x: Tensor) -> Tensor:
@@ -86,7 +80,7 @@ class Ensemble(Algorithm):
         copies = [self._seen(query_x, maps, 1) for maps in self.maps]
         answers = [
             member.predict(state, copy).log_softmax(-1)
-            for member, states in zip(self._algorithms(), fitted.fitted, strict=True)
+            for member, states in zip(self._algorithms(), fitted, strict=True)
             for state, copy in zip(states, copies, strict=True)
         ]
         return torch.stack(answers).logsumexp(0) - np.log(len(answers))

@@ -127,7 +127,7 @@ def _read(folder: Path) -> Run | None:
         values = dict(leaves(tree.get(section), section))
         settings |= {key: str(value) for key, value in values.items()}
     for key in ("protocol", "normalization", "ensemble"):
-        if tree.get(key):
+        if tree.get(key) not in (None, "trained", []):  # as after training, where there are no such keys
             settings[f"test.{key}"] = str(tree[key])
     if tree.get("views"):
         settings["test.views"] = str(tree["views"]["count"])
