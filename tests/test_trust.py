@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Compose
 
+import fewshot
 from fewshot import checkpoints
 from fewshot.errors import UserError
 from fewshot.runs import evaluate, train
@@ -99,6 +100,15 @@ def test_it_is_not_run_and_can_be_allowed(compose_cfg: Compose, foreign: Path) -
     checkpoint = checkpoints.read(str(foreign))
     restored = checkpoints.restore(compose_cfg(given, "trust=[pathlib]"), checkpoint, [])
     assert restored.data.source._target_ == "pathlib.Path.touch"
+
+
+def test_further_checkpoints_of_an_ensemble_are_no_way_in(compose_cfg: Compose, foreign: Path, tmp_path: Path) -> None:
+    own = foreign.with_name("best.ckpt")  # of the same run, and not touched
+    with pytest.raises(UserError, match=rf"ckpt_path={foreign} would run pathlib.Path.touch"):
+        evaluate(compose_cfg(f"ckpt_path={own}", f"ensemble=[{foreign}]", config="evaluate"))
+    with pytest.raises(UserError, match="would run pathlib.Path.touch"):
+        fewshot.load(foreign)
+    assert not (tmp_path / "written").exists()
 
 
 def test_no_key_is_written(compose_cfg: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
