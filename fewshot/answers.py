@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig
 from torch.utils.data import DataLoader
@@ -21,7 +20,7 @@ from fewshot.tasks import BLOCK, TaskBatch
 
 
 def answer(
-    cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, input_shape: Sequence[int]
+    cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, *, algo: str, input_shape: Sequence[int]
 ) -> dict[str, Any]:
     """Writes output.csv (and results.json) for the tasks of `cfg.tasks_dir`; scores them if labels are given."""
     started = time.perf_counter()
@@ -41,7 +40,7 @@ def answer(
     assert parts is not None
     classes = torch.cat([part.argmax(-1).cpu() for part in parts])  # type: ignore[union-attr]
     write_answers(folder / "output.csv", classes)
-    found = _record(cfg, given, learner.algorithm) | {"seconds": time.perf_counter() - started}
+    found = _record(cfg, given, algo, learner.algorithm) | {"seconds": time.perf_counter() - started}
     ground = f"{given.background} background" if given.background else "colour"
     print(f"{episodes} tasks of {n_way} classes, {found['k_shot']} shot, {queries} queries each, {ground}")
     if labels is not None:
@@ -52,12 +51,11 @@ def answer(
     return found
 
 
-def _record(cfg: DictConfig, given: TaskFolder, algorithm: Algorithm) -> dict[str, Any]:
+def _record(cfg: DictConfig, given: TaskFolder, algo: str, algorithm: Algorithm) -> dict[str, Any]:
     tasks = given.tasks
     digest = hashlib.sha256()
     for tensor in tasks:
         digest.update(tensor.numpy().tobytes())
-    algo = HydraConfig.get().runtime.choices["algo"]
     return circumstances(algo, algorithm, cfg.seed, cfg.ckpt_path) | {
         "data": str(cfg.tasks_dir),
         "split": None,

@@ -26,16 +26,16 @@ _NOT_RECALLED = ("ckpt_path", "trust", "sweep", "logger", "hydra", "task_name", 
 
 
 def record(
-    cfg: DictConfig, overrides: Sequence[str], data: str, input_shape: Sequence[int], n_out: int
+    cfg: DictConfig, overrides: Sequence[str], algo: str, data: str, input_shape: Sequence[int], n_out: int
 ) -> dict[str, Any]:
     """What a run writes into its checkpoints: plain containers, so that `weights_only=True` reads them.
 
     Args:
         overrides: as typed.
-        data: the choice of the data set.
+        algo, data: the choices of these groups.
         input_shape, n_out: what the model sees, and how many outputs it has.
     """
-    seen = {"data": data, "input_shape": list(input_shape), "n_out": n_out}
+    seen = {"algo": algo, "data": data, "input_shape": list(input_shape), "n_out": n_out}
     return {"config": OmegaConf.to_container(cfg, resolve=False), "overrides": list(overrides), **seen}
 
 

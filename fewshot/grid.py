@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
@@ -20,6 +19,7 @@ from fewshot.evaluation import circumstances, interval
 from fewshot.grid_record import Cell, table, write_grid
 from fewshot.outer import MetaLearner
 from fewshot.tasks import BLOCK
+from fewshot.testing import Tested
 from fewshot.wandb_record import log_grid
 
 _KEYS = ("grid.ways", "grid.shots", "grid.q_query")
@@ -83,7 +83,15 @@ class Grid:
 
 
 def score_grid(
-    cfg: DictConfig, folder: Path, trainer: Trainer, learner: MetaLearner, *, grid: Grid, plan: Plan, data: EpisodeData
+    cfg: DictConfig,
+    folder: Path,
+    trainer: Trainer,
+    learner: MetaLearner,
+    *,
+    grid: Grid,
+    plan: Plan,
+    data: EpisodeData,
+    origin: Tested,
 ) -> dict[str, Any]:
     """Scores the learner in every cell; the first process writes the files of `write_grid` and prints the table.
 
@@ -106,11 +114,15 @@ def score_grid(
         cells += _score(cfg, trainer, learner, tasks, plan.steps, chunk_of(learner.algorithm, data, tasks.eval_shape))
     if not trainer.is_global_zero:
         return {}
-    choices = HydraConfig.get().runtime.choices
     known = data.record()
     record = (
-        circumstances(choices["algo"], learner.algorithm, cfg.seed, cfg.ckpt_path)
-        | {"data": choices["data"], "split": known["split"], "quarter_turns": known["quarter_turns"]}
+        circumstances(origin.algo, learner.algorithm, cfg.seed, origin.checkpoint)
+        | {
+            "data": origin.data,
+            "trained_on": origin.trained_on,
+            "split": known["split"],
+            "quarter_turns": known["quarter_turns"],
+        }
         | {"within_alphabet": known["within_alphabet"]}
         | {"classes_sha256": known["classes_sha256"], "q_query": grid.q_query, "episodes": grid.episodes}
         | {"ways": grid.ways, "shots": grid.shots, "inner_steps": plan.steps, "empty": plan.empty}

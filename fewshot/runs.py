@@ -18,7 +18,7 @@ from fewshot.outer import MetaLearner
 from fewshot.protocols import follow
 from fewshot.run_folder import clear_up, refuse_full_disk, tested
 from fewshot.run_record import RunRecord, train_seconds
-from fewshot.scored import together, trained_on, what_is_scored
+from fewshot.scored import choice, together, trained_on, what_is_scored
 from fewshot.strategy import processes_of_a_job
 from fewshot.testing import Tested, run, say, score
 
@@ -67,8 +67,8 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
         checkpoints.load_weights(learner, checkpoint, str(path))
         checkpoints.refuse_other_optimizer(learner, checkpoint, str(path))
     overrides = _overrides()
-    chosen = HydraConfig.get().runtime.choices["data"]
-    known = checkpoints.record(cfg, overrides, chosen, data.input_shape, data.kind.outputs("train"))
+    algo, chosen = (HydraConfig.get().runtime.choices[group] for group in ("algo", "data"))
+    known = checkpoints.record(cfg, overrides, algo, chosen, data.input_shape, data.kind.outputs("train"))
     record = RunRecord(known, train_seconds(checkpoint))
     loggers = build_loggers(cfg, 0 if checkpoint is None else checkpoint["global_step"])
     trainer = build_trainer(cfg, loggers, [*(build(node) for node in cfg.callbacks.values()), record])
@@ -83,7 +83,7 @@ def _fit(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any] | None, path:
     if cfg.test:
         scored = best.best_model_path
         checkpoints.load_weights(learner, checkpoints.read(scored), scored)
-        origin = Tested(known["data"], scored, known["data"], trainer.global_step, record.seconds)
+        origin = Tested(algo, chosen, scored, chosen, trainer.global_step, record.seconds)
         score(cfg, folder, trainer, learner, data=data, origin=origin)
     return float(best.best_model_score)  # type: ignore[arg-type]
 
@@ -95,7 +95,8 @@ def _finish(cfg: DictConfig, folder: Path, checkpoint: dict[str, Any], path: str
     checkpoints.load_weights(learner, checkpoints.read(best), best)
     trainer = build_trainer(cfg, build_loggers(cfg, checkpoint["global_step"]), [build(cfg.callbacks.progress)])
     learned = trained_on(checkpoint)
-    origin = Tested(learned, best, learned, checkpoint["global_step"], train_seconds(checkpoint))
+    algo = choice("algo", checkpoint, [])
+    origin = Tested(algo, learned, best, learned, checkpoint["global_step"], train_seconds(checkpoint))
     score(cfg, folder, trainer, learner, data=data, origin=origin)
 
 

@@ -36,8 +36,9 @@ def what_is_scored(
 ) -> tuple[MetaLearner, Callable[[Trainer, MetaLearner], dict[str, Any]]]:
     """The learner, without its weights, and what scores it: on tasks of a folder, the official runs, or drawn ones."""
     known = None if checkpoint is None else checkpoint[checkpoints.RECORD]
+    algo = choice("algo", checkpoint, typed)
     if "grid" in cfg:
-        _refuse_beside_grid(cfg)
+        _refuse_beside_grid(cfg, typed)
     if cfg.tasks_dir and (cfg.protocol or cfg.normalization != "trained"):
         raise UserError("tasks_dir=… is answered as the learner was trained: leave protocol and normalization out")
     if cfg.tasks_dir:  # needs no data set: the checkpoint knows what images its model sees
@@ -48,26 +49,35 @@ def what_is_scored(
         input_shape, n_out = (given[key] if known is None else known[key] for key in ("input_shape", "n_out"))
         learner = learner_for(cfg, input_shape, Classification(cfg.data.n_way, n_out))
         refuse_other_ways(learner.algorithm)
-        return learner, partial(answer, cfg, folder, input_shape=input_shape)
+        return learner, partial(answer, cfg, folder, algo=algo, input_shape=input_shape)
     official = cfg.protocol == RUNS
     data, learner = _official_runs(cfg, known, typed) if official else build_learner(cfg, "test")
     others = _others(cfg)
     if others or official or any(key in _DIVIDE or key.startswith("data.source") for key in typed):
         refuse_seen(data, ({} if known is None else {cfg.ckpt_path: known}) | others, str(cfg.data.get("root")))
     ways_to_test(learner.algorithm, cfg.normalization)  # refuses what cannot be
+    learned = None if checkpoint is None else trained_on(checkpoint)
+    origin = Tested(algo, RUNS if official else choice("data", checkpoint, typed), cfg.ckpt_path, learned)
     if "grid" in cfg:
         grid = build(cfg.grid)
         plan = grid.plan(data, learner.algorithm)
-        return learner, partial(run, score_grid, cfg, folder, data=data, grid=grid, plan=plan)
-    learned = None if checkpoint is None else trained_on(checkpoint)
-    asked = RUNS if official else HydraConfig.get().runtime.choices["data"]
-    own = learned is not None and not official and "data" not in typed
-    origin = Tested(str(learned) if own else asked, cfg.ckpt_path, learned)
+        return learner, partial(run, score_grid, cfg, folder, data=data, origin=origin, grid=grid, plan=plan)
     return learner, partial(score, cfg, folder, data=data, origin=origin)
 
 
-def _refuse_beside_grid(cfg: DictConfig) -> None:
+def choice(group: str, checkpoint: dict[str, Any] | None, typed: Sequence[str]) -> str:
+    """What was chosen of a group: by what is typed, else by the checkpoint's run, which in a sweep over checkpoints
+    Hydra does not know."""
+    known = {} if checkpoint is None else checkpoint[checkpoints.RECORD]
+    if group in known and group not in typed and "experiment" not in typed:
+        return known[group]
+    return HydraConfig.get().runtime.choices[group]
+
+
+def _refuse_beside_grid(cfg: DictConfig, typed: Sequence[str]) -> None:
     """A grid has tasks of its own, and is that of one learner as it was trained."""
+    if "episodes" in typed:
+        raise UserError(f"episodes={cfg.episodes} is for a test; of each pair of way and shot grid.episodes=… tasks")
     beside = {"tasks_dir": cfg.tasks_dir, "protocol": cfg.protocol, "ensemble": cfg.ensemble, "views": cfg.get("views")}
     if cfg.normalization != "trained":
         beside["normalization"] = cfg.normalization

@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -28,6 +27,7 @@ from fewshot.wandb_record import log_test
 class Tested(NamedTuple):
     """What is scored on which data set, and where it comes from."""
 
+    algo: str  # by name
     data: str  # by name
     checkpoint: str | None
     trained_on: str | None  # the data set, by name; None: nothing was trained
@@ -69,9 +69,8 @@ def score(
 
 
 def _record(cfg: DictConfig, learner: MetaLearner, data: TaskData, evaluated: Scores, origin: Tested) -> dict[str, Any]:
-    choices = HydraConfig.get().runtime.choices
     return (
-        circumstances(choices["algo"], learner.algorithm, cfg.seed, origin.checkpoint)
+        circumstances(origin.algo, learner.algorithm, cfg.seed, origin.checkpoint)
         | {"data": origin.data, "trained_on": origin.trained_on, **data.record()}
         | _numbers(evaluated)
         | {

@@ -82,6 +82,7 @@ def test_evaluate_averages_checkpoints_and_views(compose_cfg: Compose, tmp_path:
     assert itself["mean"] == pytest.approx(alone["mean"], abs=1e-3)  # ties may be broken otherwise
     assert itself["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert abs(both["loss"] - alone["loss"]) > 1e-5
+    assert both["algo"] == "protonet"  # as in a sweep over checkpoints, of which Hydra does not know it
     assert both["ensemble"] == [str(best[1])]
     viewed = score("views=affine", "views.count=2")
     assert viewed["views"] == 2

@@ -58,7 +58,7 @@ def saved(compose_cfg: Compose, tmp_path_factory: pytest.TempPathFactory) -> Sav
             for _ in range(50):
                 learner.algorithm.absorb(observed)
             typed = list(HydraConfig.get().overrides.task)
-            known = checkpoints.record(cfg, typed, "strokes", data.input_shape, data.kind.outputs("train"))
+            known = checkpoints.record(cfg, typed, algo, "strokes", data.input_shape, data.kind.outputs("train"))
             torch.save({checkpoints.RECORD: known, "state_dict": learner.state_dict()}, path)
             _SAVED[key] = path, learner.algorithm.eval()
         return _SAVED[key]
