@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Compose
 
-from fewshot.build import build
+from fewshot.build import build, build_learner
 from fewshot.data.datamodule import EpisodeData
 from fewshot.data.episodes import (
     TaskShape,
@@ -201,6 +201,9 @@ def test_quarter_turns_are_classes_of_their_own_in_the_split_of_their_character(
     few = make_data(compose_cfg, "data.quarter_turns=true", "data.num_classes=7")
     assert len(few.classes["train"]) == 28
     assert turned.episodes_sha256("test") != plain.episodes_sha256("test")
+    with_augmentation = compose_cfg("data.quarter_turns=true", "aug=rotate_classes")  # of a run that turned in training
+    tested = build_learner(with_augmentation, "test")[0]
+    assert tested.episodes_sha256("test") == turned.episodes_sha256("test")
 
 
 def test_tasks_that_cannot_be_filled_are_refused_with_both_numbers(compose_cfg: Compose) -> None:

@@ -94,11 +94,6 @@ class EpisodeData(TaskData):
             eval_seed=eval_seed,
             num_workers=num_workers,
         )
-        if quarter_turns and augmentation.turns_classes:
-            raise UserError(
-                "data.quarter_turns=true has turned classes already, and aug turns them again, by which two of a task "
-                "may become one: choose aug=none, or aug=affine"
-            )
         self.source = source
         self.root = root
         self.image_size = image_size
@@ -123,6 +118,11 @@ class EpisodeData(TaskData):
         """
         if self.image_set is not None:
             return
+        if stage != "test" and self.quarter_turns and self.augmentation.turns_classes:
+            raise UserError(
+                "data.quarter_turns=true has turned classes already, and aug turns them again, by which two of a task "
+                "may become one: choose aug=none, or aug=affine"
+            )
         image_set = self.source(self.root, self.image_size)
         classes = split_classes(image_set, self.split_name, self.seed)
         if self.num_classes is not None:
