@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from fewshot.checkpoints import leaves
 from fewshot.evaluation import Scores
 from fewshot.grid_record import Cell
 
@@ -29,8 +30,8 @@ def log_test(loggers: Sequence[Logger], record: dict[str, Any], evaluated: Score
         line = wandb.plot.line(steps, "inner step", record["metric"], title=f"{record['algo']}: after each inner step")
         images = {f"plots/{path.stem}": wandb.Image(str(path)) for path in sorted(plots.glob("*.png"))}
         logger.experiment.log({"test/episodes": episodes, "test/after_each_inner_step": line} | images)
-        kept = {key: value for key, value in record.items() if isinstance(value, str | int | float)}
-        logger.experiment.summary.update({f"results/{key}": value for key, value in kept.items()})
+        kept = {key: value for key, value in leaves(record, "results") if isinstance(value, str | int | float)}
+        logger.experiment.summary.update({key.replace(".", "/"): value for key, value in kept.items()})
 
 
 def log_grid(loggers: Sequence[Logger], cells: Sequence[Cell], picture: Path) -> None:

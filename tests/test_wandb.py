@@ -92,6 +92,7 @@ def test_history_and_summary(found: dict, run: Path) -> None:
     told = {key: value for row in found["history"] for key, value in row.items()} | found["summary"]
     assert told["test/acc"] == pytest.approx(results["mean"])
     assert told["results/episodes_sha256"] == results["episodes_sha256"]
+    assert told["results/protocol/sha256"] == results["protocol"]["sha256"]
 
 
 def test_tables_charts_and_pictures(found: dict, run: Path) -> None:
