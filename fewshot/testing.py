@@ -103,7 +103,8 @@ def _lines(data: TaskData, known: dict[str, Any]) -> list[str]:
     told = len(asked) > 1 and known["inner_steps"] and curve["episodes"] == known["episodes"]
     for step in asked if told else ():
         lines.append(f"  after {step} inner steps: {curve['mean'][step]:.3f} ± {curve['ci95'][step]:.3f}")
-    if known["trained_on"] not in (None, known["data"]):
+    drawn = "omniglot" if isinstance(data, OmniglotRuns) else known["data"]
+    if known["trained_on"] not in (None, drawn):
         lines.append(f"  across data sets: trained on {known['trained_on']}, tested on {known['data']}")
     if known["n_way"] is not None:
         name = protocol["name"] or "of its own"

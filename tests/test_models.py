@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewshot.errors import UserError
 from fewshot.models.conv4 import Conv4
+from fewshot.models.grey_convolution import GreyConv2d
 from fewshot.models.norm_pool import BatchNormPoolReLU
 from fewshot.models.normalization import BatchNorm, observed
 from fewshot.models.pooling import MaxPool2x2
@@ -42,6 +43,29 @@ def test_batch_norm_is_that_of_pytorch_up_to_the_second_derivative() -> None:
     for a, b in zip(derivatives(ours, x, gamma, beta), derivatives(theirs, x, gamma, beta), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
     assert torch.autograd.gradgradcheck(ours, (x, gamma, beta))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_the_convolution_of_grey_images_is_that_of_pytorch_up_to_the_second_derivative(padding: int) -> None:
+    torch.manual_seed(0)
+    layer = GreyConv2d(4, padding=padding).double()
+    x = torch.randn(3, 1, 7, 6, dtype=torch.float64, requires_grad=True)
+    weight, bias = (p.detach().clone().requires_grad_() for p in (layer.weight, layer.bias))
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+
+    def theirs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    for a, b in zip(derivatives(ours, x, weight, bias), derivatives(theirs, x, weight, bias), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    weights = torch.randn(5, 4, 1, 3, 3, dtype=torch.float64)
+    for own, shared in ((weights, x), (weights, x.expand(5, *x.shape) + 1)):
+        dims = (None if shared is x else 0, 0, None)
+        torch.testing.assert_close(
+            torch.vmap(ours, dims)(shared, own, bias), torch.vmap(theirs, dims)(shared, own, bias)
+        )
 
 
 def test_batch_norm_of_a_constant_stays_finite() -> None:

@@ -5,6 +5,7 @@ import itertools
 from torch import nn
 
 from fewshot.errors import UserError
+from fewshot.models.grey_convolution import GreyConv2d
 from fewshot.models.norm_pool import BatchNormPoolReLU
 from fewshot.models.normalization import normalization
 from fewshot.models.parts import BodyAndHead
@@ -63,7 +64,11 @@ def block(in_channels: int, out_channels: int, norm: str, *, pool: bool = True, 
 
     Without padding images lose two rows and columns first.
     """
-    convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding)
+    convolution = (
+        GreyConv2d(out_channels, padding=padding)
+        if in_channels == 1
+        else nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=padding)
+    )
     if norm == "batch" and pool:
         return nn.Sequential(convolution, BatchNormPoolReLU(out_channels))
     return nn.Sequential(
