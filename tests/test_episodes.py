@@ -145,6 +145,7 @@ def test_tasks_of_a_split_depend_on_its_own_classes_alone() -> None:
     assert torch.equal(few.query_i, many.query_i)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # where there is one processor
 @pytest.mark.parametrize("workers", [0, 2])
 def test_any_number_of_workers_yields_the_same_steps(compose_cfg: Compose, workers: int) -> None:
     data = make_data(compose_cfg, f"data.num_workers={workers}", "aug=rotate")
