@@ -13,7 +13,7 @@ class GreyConv2d(nn.Conv2d):
     With one channel there is little to multiply and much to write, and PyTorch's convolution spends several times what
     writing takes, above all where every task has weights of its own. Here the nine pixels under the kernel are columns
     of a matrix, and a row of ones takes the bias along: one product each for the value and for the gradient of the
-    weights, tasks in front as the next layer wants them. On a GPU it is a convolution.
+    weights, tasks in front as the next layer wants them. On a GPU, and in half precision, it is a convolution.
 
     Args:
         out_channels: channels of what comes out; weights start as those of `nn.Conv2d`.
@@ -26,7 +26,8 @@ class GreyConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, 1, H, W) -> (M, out_channels, H', W')."""
-        if x.is_cuda or torch.compiler.is_compiling():
+        half = torch.is_autocast_enabled(x.device.type) or x.dtype.itemsize < torch.float32.itemsize
+        if x.is_cuda or half or torch.compiler.is_compiling():
             return super().forward(x)
         assert self.bias is not None
         patches = F.pad(F.unfold(x, _SIDE, padding=self.margin), (0, 0, 0, 1), value=1.0)  # (M, 9 + 1, H' W')
