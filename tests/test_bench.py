@@ -16,6 +16,7 @@ from fewshot.allocation import bytes_of
 from fewshot.augment import Augmentation, Identity, RotateClasses
 from fewshot.bench import __main__ as bench
 from fewshot.bench import peers, race
+from fewshot.bench.agreement import Reference, meta_gradient
 from fewshot.bench.case import Case, PlainNetwork
 from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.measure import Timing, take_turns
@@ -76,12 +77,25 @@ def test_sides_take_turns_and_the_slow_sit_out() -> None:
         return lambda: turns.append(name)
 
     timings = take_turns({"a": side("a"), "b": side("b")}, repeats=3, seconds=60)
-    assert turns == ["a", "b"] * 3
+    assert turns == ["a", "a", "b", "b"] * 3
     assert isinstance(timings["a"], Timing)
     assert timings["a"].low <= timings["a"].median <= timings["a"].high
     turns.clear()
     take_turns({"a": side("a")}, repeats=3, seconds=0)
-    assert turns == ["a"]
+    assert turns == ["a", "a"]
+
+
+def test_what_rounding_does_is_told_from_a_mistake() -> None:
+    torch.manual_seed(0)
+    case = Case("tiny", **TINY, inner_steps=2)
+    network, batch = case.network(), case.batch(0)
+    reference = Reference(case, network, batch)
+    exact = meta_gradient(peers.plain_loop(PlainNetwork(network), case), network, batch)
+    assert reference.agreement("ours", exact + 0.01 * exact.norm() / len(exact) ** 0.5) == (
+        pytest.approx(0, abs=1e-12),
+        pytest.approx(0.01, rel=1e-3),
+    )
+    assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
 def test_the_record_and_the_last_lines(compose_cfg: Compose, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -108,6 +122,7 @@ def test_the_record_and_the_last_lines(compose_cfg: Compose, tmp_path: Path, cap
         assert row["left_out"]["higher"] == "No module named 'broken'"
         assert "its meta-gradient differs by" in row["left_out"]["torchopt"]
         assert all(math.isfinite(side["gflops"]) and side["peak_mb"] > 0 for side in row["sides"].values())
+        assert all(side["difference"] < 1e-12 and side["rounding"] < 1e-3 for side in row["sides"].values())
     assert [row["value"] for row in record["growth"]] == [1, 2]
     assert (tmp_path / "growth.png").is_file()
     last = capsys.readouterr().out.strip().splitlines()[-2:]

@@ -4,8 +4,8 @@ python -m fewshot.bench
 python -m fewshot.bench only=[omniglot_1_step] sides=[ours,loop]
 
 All take the same weights and the same tensors, in one process and in turn, so that a machine that slows down
-slows all of them; their meta-gradients are compared first. A library that is not installed, or cannot do a case, is
-named and left out. Times are medians.
+slows all of them; their meta-gradients are compared first, in 64 bits. A library that is not installed, or cannot do a
+case, is named and left out. Times are medians.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from torch import Tensor, nn
 
 from fewshot import engine
 from fewshot.allocation import bytes_of, keep_freed_memory
 from fewshot.augment import Augmentation
 from fewshot.bench import peers
-from fewshot.bench.case import Case, PlainNetwork
+from fewshot.bench.agreement import ALLOWED, Agreement, Reference, meta_gradient
+from fewshot.bench.case import Case
 from fewshot.bench.drawing import drawing_ms
 from fewshot.bench.figure import draw_growth
-from fewshot.bench.measure import device_named, matmul_gflops, synchronise, take_turns
+from fewshot.bench.measure import device_named, matmul_gflops, take_turns
 from fewshot.bench.sides import OURS, PEERS, maml, step_of
 from fewshot.build import build
 from fewshot.errors import UserError, one_line_errors
@@ -106,7 +106,7 @@ def _measure(
     torch.manual_seed(cfg.seed)
     network = case.network().to(device)
     batch = TaskBatch(*(tensor.to(device) for tensor in case.batch(cfg.seed)))
-    steps, left_out = _prepare(case, network, batch, names, machine)
+    steps, agreements, left_out = _prepare(case, network, batch, names, machine)
     flops = engine.count_flops(maml(case, network), batch)
     timings = take_turns(steps, repeats=cfg.repeats, seconds=cfg.seconds)
     order = "second" if case.create_graph else "first"
@@ -115,12 +115,13 @@ def _measure(
     for name, timing in timings.items():
         speed = flops / timing.median / 1e6
         peak = None if name == "jax" else bytes_of(steps[name], device)[1] / 1e6
-        sides[name] = timing._asdict() | {"gflops": speed, "peak_mb": peak}
+        sides[name] = timing._asdict() | agreements[name]._asdict() | {"gflops": speed, "peak_mb": peak}
         print(
             f"  {name:18} {timing.median:8.1f} ms ({timing.low:.1f} to {timing.high:.1f})"
             f" {case.tasks / timing.median * 1e3:8.0f} tasks/s {speed:7.0f} GFLOP/s"
             f" {speed / (machine['matmul_gflops_bf16' if 'bf16' in name else 'matmul_gflops']):5.0%} of products"
-            + ("" if peak is None else f" {peak:7.0f} MB"),
+            + ("" if peak is None else f" {peak:7.0f} MB")
+            + (f"  gradient off by {off:.1%}" if (off := agreements[name].difference) > 1e-6 else ""),
             flush=True,
         )
     for name, why in left_out.items():
@@ -141,12 +142,11 @@ def _measure(
 
 def _prepare(
     case: Case, network: BodyAndHead, batch: TaskBatch, names: list[str], machine: dict[str, Any]
-) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
-    """The steps that work and agree with the plain loop's, and why the others are left out."""
-    network.zero_grad()
-    peers.plain_loop(PlainNetwork(network), case)(batch)
-    expected = _gradient(network)
+) -> tuple[dict[str, Callable[[], Any]], dict[str, Agreement], dict[str, str]]:
+    """The steps that work and agree with the plain loop's, how well, and why the others are left out."""
+    reference = Reference(case, network, batch)
     steps: dict[str, Callable[[], Any]] = {}
+    agreements: dict[str, Agreement] = {}
     left_out: dict[str, str] = {}
     for name in names:
         if name in OURS and OURS[name][1] and not machine["matmul_gflops_bf16"]:
@@ -154,33 +154,19 @@ def _prepare(
             continue
         try:
             with _quiet():
-                step = step_of(name, network, case)
-                found = _run(step, network, batch)
+                step = partial(meta_gradient, step_of(name, network, case), network, batch)
+                agreement = reference.agreement(name, step())
         except (ImportError, UserError, peers.NotOffered) as error:
             left_out[name] = str(error).splitlines()[0]
             continue
         except Exception as error:  # a library that breaks is no reason to end the benchmark
             left_out[name] = f"broke: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
             continue
-        difference = ((found - expected).norm() / expected.norm()).item()
-        allowed = 0.3 if "bf16" in name else 0.05  # rounding, amplified where a ReLU or a maximum switches
-        if difference < allowed:
-            steps[name] = partial(_run, step, network, batch)
+        if agreement.difference < ALLOWED:
+            steps[name], agreements[name] = step, agreement
         else:
-            left_out[name] = f"its meta-gradient differs by {difference:.1%} of the norm"
-    return steps, left_out
-
-
-def _run(step: peers.Step, network: nn.Module, batch: TaskBatch) -> Tensor:
-    """A step from no gradient, and the gradient."""
-    network.zero_grad()
-    step(batch)
-    synchronise()
-    return _gradient(network)
-
-
-def _gradient(network: nn.Module) -> Tensor:
-    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+            left_out[name] = f"its meta-gradient differs by {agreement.difference:.1%} of the norm"
+    return steps, agreements, left_out
 
 
 @contextlib.contextmanager

@@ -49,8 +49,9 @@ def jax_twin(network: PlainNetwork, case: Case) -> Any:
     compiled = jax.jit(jax.grad(meta_loss))
 
     def step(batch: TaskBatch) -> None:
-        params = {name: _to_jax(value.detach()) for name, value in network.named_parameters()}
-        gradients = jax.block_until_ready(compiled(params, tuple(_to_jax(tensor) for tensor in batch)))
+        with jax.enable_x64(batch.support_x.dtype == torch.float64):  # it has no 64 bits unless told so
+            params = {name: _to_jax(value.detach()) for name, value in network.named_parameters()}
+            gradients = jax.block_until_ready(compiled(params, tuple(_to_jax(tensor) for tensor in batch)))
         for name, parameter in network.named_parameters():
             found = torch.from_dlpack(gradients[name])
             parameter.grad = found.clone() if parameter.grad is None else parameter.grad + found
@@ -62,5 +63,5 @@ def _to_jax(tensor: torch.Tensor) -> Any:
     from jax import numpy as jnp
 
     if tensor.dtype == torch.int64:
-        tensor = tensor.int()  # JAX counts in 32 bits unless told otherwise
+        tensor = tensor.int()  # as JAX counts
     return jnp.from_dlpack(tensor.contiguous())

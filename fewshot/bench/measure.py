@@ -19,15 +19,19 @@ class Timing(NamedTuple):
 def take_turns(sides: Mapping[str, Callable[[], Any]], *, repeats: int, seconds: float) -> dict[str, Timing]:
     """Times every side once in each of several rounds, so that a machine that slows down slows all of them.
 
+    A turn begins with a step that does not count: the side before has left the caches, the allocator and threads of
+    its own behind, and in training a step follows another of its kind.
+
     Args:
         sides: steps that have run once before.
         repeats: rounds.
-        seconds: a side that has taken so long in all sits the other rounds out.
+        seconds: a side that was timed for so long in all sits the other rounds out.
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, step in sides.items():
             if not times[name] or sum(times[name]) < 1e3 * seconds:
+                step()
                 synchronise()
                 started = time.perf_counter()
                 step()
