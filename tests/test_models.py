@@ -68,6 +68,21 @@ def test_the_convolution_of_grey_images_is_that_of_pytorch_up_to_the_second_deri
         )
 
 
+def test_the_convolution_of_grey_images_in_half_precision() -> None:
+    torch.manual_seed(0)
+    layer, x = GreyConv2d(4, padding=1), torch.randn(3, 1, 7, 6)
+    exact = layer(x)
+    (gradient,) = torch.autograd.grad(exact.square().sum(), layer.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+        (half,) = torch.autograd.grad(y.square().sum(), layer.weight)
+    torch.testing.assert_close(y, exact)  # of 32 bits, as the layer after it computes
+    torch.testing.assert_close(half, gradient, rtol=0.02, atol=0.02 * gradient.norm().item())
+    rounded = layer.bfloat16()(x.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)
+
+
 def test_batch_norm_of_a_constant_stays_finite() -> None:
     x = torch.full((2, 3, 4, 4), 7.0, requires_grad=True)
     for value in derivatives(BatchNorm(3), x):
