@@ -55,7 +55,15 @@ class MetaLearner(LightningModule):
         curve_episodes: int = 100,
     ) -> None:
         super().__init__()
-        refuse_bad_options(algorithm, optimizer, schedule, grad_clip, compile, recompute, curve_episodes)
+        refuse_bad_options(
+            algorithm,
+            optimizer=optimizer,
+            schedule=schedule,
+            grad_clip=grad_clip,
+            compile=compile,
+            recompute=recompute,
+            curve_episodes=curve_episodes,
+        )
         self.automatic_optimization = False
         self.algorithm = algorithm
         self.optimizer = optimizer

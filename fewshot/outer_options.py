@@ -20,6 +20,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {  # share of the outer steps d
 
 def refuse_bad_options(
     algorithm: Algorithm,
+    *,
     optimizer: Callable[[Iterable[Tensor]], Optimizer],
     schedule: str,
     grad_clip: float | None,

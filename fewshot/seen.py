@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from fewshot.build import build
 from fewshot.data.datamodule import EpisodeData
-from fewshot.data.images import unturned
+from fewshot.data.images import ImageSet, unturned
 from fewshot.data.omniglot_runs import OmniglotRuns
 from fewshot.data.task_data import TaskData
 from fewshot.errors import UserError
@@ -31,21 +31,24 @@ def refuse_seen(data: TaskData, records: Mapping[str, dict[str, Any]], root: str
         if str(stored.data.get("source", {}).get("_target_", "")).endswith("load_omniglot"):
             stored.data.root = root
         trained = build(stored.data)
-        official = isinstance(data, OmniglotRuns)
-        if not isinstance(trained, EpisodeData) or not (official or _one_source(data, trained)):
-            continue  # without reading it: what was trained on need not be on this machine
-        trained.setup("test")
-        assert trained.image_set is not None
-        known = trained.classes["train"] + trained.classes["val"]
+        if not isinstance(trained, EpisodeData):
+            continue
         if isinstance(data, OmniglotRuns):
-            data.refuse_spoiled(trained.image_set, known)
-        elif isinstance(data, EpisodeData):
-            _refuse_common(data, {unturned(trained.image_set.names[number]) for number in known}, path)
+            data.refuse_spoiled(*_known(trained))
+        elif isinstance(data, EpisodeData) and _one_source(data, trained):
+            images, known = _known(trained)
+            _refuse_common(data, {unturned(images.names[number]) for number in known}, path)
 
 
-def _one_source(data: TaskData, trained: EpisodeData) -> bool:
-    if not isinstance(data, EpisodeData):
-        return False
+def _known(trained: EpisodeData) -> tuple[ImageSet, list[int]]:
+    """The images of a training, and the classes that trained or chose. Read only where they could be those of the
+    test: what was trained on need not be on this machine."""
+    trained.setup("test")
+    assert trained.image_set is not None
+    return trained.image_set, trained.classes["train"] + trained.classes["val"]
+
+
+def _one_source(data: EpisodeData, trained: EpisodeData) -> bool:
     return data.root == trained.root and getattr(data.source, "func", 0) == getattr(trained.source, "func", 1)
 
 
