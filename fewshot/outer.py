@@ -84,8 +84,8 @@ class MetaLearner(LightningModule):
         """Refuses what training would need and evaluation does not."""
         if self.compiled is not None and self.device.type == "cpu":
             raise UserError(
-                "outer.compile=true is for a GPU: on a CPU the compiled step is slower than the plain one, whose "
-                "derivatives are written by hand; outer.compile=false"
+                "outer.compile=true is for a GPU: on a CPU the compiled step is hardly faster than the plain one, "
+                "whose derivatives are written by hand; outer.compile=false"
             )
 
     def training_step(self, batch: TaskBatch, batch_idx: int) -> None:
