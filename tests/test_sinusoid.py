@@ -72,7 +72,8 @@ def test_it_learns_waves(compose_cfg: Compose, tmp_path: Path, algo: str) -> Non
     if algo == "r2d2":
         overrides.remove("algo.inner_lr=0.01")
     if algo == "imaml":
-        overrides += ["algo.inner_lr=0.003", "algo.inner_steps=4", "algo.eval_inner_steps=4"]
+        # Its derivative is that of the minimum: with 4 of these steps, far from it, five seeds of six diverged.
+        overrides += ["algo.inner_lr=0.003", "algo.inner_steps=64", "algo.eval_inner_steps=64"]
     if algo == "reptile":
         overrides += ["algo.inner_lr=0.01", "outer.optimizer.lr=1.0", "algo.eval_inner_batch=null"]
     train(compose_cfg(*overrides, small=False, folder=tmp_path))
